@@ -1,0 +1,64 @@
+"""The error tree of config, connectors and daemon; model has its own, so that it can be lifted out (`model/errors.py`).
+
+AprilcamError
+├── ConfigError     mend the configuration file and start again (exit 2)
+├── StoreError      mend the state folder (permission, disk) and start again (exit 2)
+├── AddressError    mend [http] (its port is taken) and start again (exit 2)
+├── PictureError    give up on this picture, go on with the others
+├── MqttError       the broker is not usable now; the publisher tries again with back-off
+└── CameraError     the device is not usable now; the supervisor tries again with back-off
+    └── CameraFinished  a folder that plays once has no more pictures; nothing to try again
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class AprilcamError(Exception):
+    """Base of every error raised on purpose."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a configuration: the key (dotted, as in `cameras.0.rate_hz`), the reason and the mend."""
+
+    key: str
+    reason: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}. {self.mend}"
+
+
+class ConfigError(AprilcamError):
+    """A configuration that cannot be run, with every problem found in it."""
+
+    def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
+        self.path = path
+        self.problems = tuple(problems)
+        super().__init__("\n".join(f"{path}: {problem}" for problem in problems))
+
+
+class StoreError(AprilcamError):
+    """The state folder cannot be used."""
+
+
+class AddressError(AprilcamError):
+    """The HTTP address cannot be bound."""
+
+
+class PictureError(AprilcamError):
+    """A picture file that cannot be read or does not fit its recipe."""
+
+
+class CameraError(AprilcamError):
+    """A camera that cannot be opened or has stopped delivering."""
+
+
+class CameraFinished(CameraError):
+    """A folder that plays once has shown its last picture."""
+
+
+class MqttError(AprilcamError):
+    """The broker cannot be reached or refused us; the publisher tries again with back-off."""

@@ -1,0 +1,297 @@
+"""The configuration file (`aprilcam.toml`) as frozen models, and its one loader, `load_config`.
+
+Every key is documented in `aprilcam.example.toml`; a test keeps the two equal. Paths in a file are relative to that file.
+"""
+
+import difflib
+import ipaddress
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from config.errors import ConfigError, Problem
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""A name that is safe as a topic level, a folder and a metric label."""
+PositiveSeconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+def _resolve(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str) or not value:
+        return value
+    return (Path((info.context or {}).get("base", "")) / value).resolve()
+
+
+ConfigPath = Annotated[Path, BeforeValidator(_resolve)]
+"""A path; relative ones start at the folder of the configuration file."""
+
+
+class Section(BaseModel):
+    """Base of every table: unknown keys are errors, values are not coerced across types, nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class StoreConfig(Section):
+    """Where the daemon keeps its state."""
+
+    path: ConfigPath = Path("/var/lib/aprilcam")
+
+
+class MqttConfig(Section):
+    """The broker and this daemon's place in its topic tree."""
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=1883, ge=1, le=65_535)
+    protocol: Literal["5", "3.1.1"] = "5"
+    prefix: str = Field(default="aprilcam", pattern=r"^[^/#+$\x00][^#+\x00]*[^/#+\x00]$|^[^/#+$\x00]$", max_length=200)
+    client_id: str = Field(default="aprilcam", min_length=1, max_length=64)
+    username: str | None = None
+    password_file: ConfigPath | None = None
+    keepalive_s: int = Field(default=15, ge=1, le=3_600)
+    in_flight: int = Field(default=64, ge=1, le=1_000)
+
+
+class HttpConfig(Section):
+    """The one HTTP port: metrics and health."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=9464, ge=0, le=65_535)
+
+
+class InferenceConfig(Section):
+    """What runs the model, and how frames are gathered into batches."""
+
+    preset: str = "efficientnet-lite0"
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    max_batch: int = Field(default=8, ge=1, le=256)
+    max_wait_ms: float = Field(default=0.0, ge=0, le=1_000)
+    threads: int | None = Field(default=None, ge=1, le=256)
+
+
+class CameraSection(Section):
+    """What every driver has."""
+
+    name: Name
+    silent_after_s: PositiveSeconds = 10.0
+    retry_s: PositiveSeconds = 5.0
+
+
+class PylonCamera(CameraSection):
+    """A Basler camera, or pylon's emulator playing a folder (`emulate`)."""
+
+    driver: Literal["pylon"]
+    serial: str | None = None
+    user_name: str | None = None
+    ip: str | None = None
+    emulate: ConfigPath | None = None
+    trigger: Literal["free_run", "line1", "line2", "line3", "line4"] = "free_run"
+    rate_hz: float | None = Field(default=None, gt=0, le=10_000)
+    pixel_format: str | None = None
+    exposure_us: float | None = Field(default=None, gt=0, le=60_000_000)
+    gain: float | None = Field(default=None, ge=0)
+    width: int | None = Field(default=None, ge=1, le=65_535)
+    height: int | None = Field(default=None, ge=1, le=65_535)
+    packet_size_bytes: int | None = Field(default=None, ge=220, le=16_404)
+    inter_packet_delay_ticks: int | None = Field(default=None, ge=0)
+    heartbeat_ms: int | None = Field(default=None, ge=500, le=60_000)
+    features: dict[str, str | int | float | bool] = Field(default_factory=dict)
+
+    @field_validator("ip")
+    @classmethod
+    def _ip(cls, value: str | None) -> str | None:
+        if value is not None:
+            ipaddress.ip_address(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one_selector(self) -> "PylonCamera":
+        if sum(value is not None for value in (self.serial, self.user_name, self.ip, self.emulate)) != 1:
+            raise ValueError("exactly one of serial, user_name, ip and emulate says which camera is meant")
+        return self
+
+
+class FolderCamera(CameraSection):
+    """A folder of pictures played as if it were a camera."""
+
+    driver: Literal["folder"]
+    path: ConfigPath
+    rate_hz: float = Field(default=1.0, gt=0, le=10_000)
+    loop: bool = True
+
+
+CameraConfig = Annotated[PylonCamera | FolderCamera, Field(discriminator="driver")]
+
+
+class Region(Section):
+    """A region of interest in pixels of the frame, the origin at its upper left."""
+
+    x: int = Field(ge=0)
+    y: int = Field(ge=0)
+    width: int = Field(ge=16)
+    height: int = Field(ge=16)
+
+
+class RecipeConfig(Section):
+    """What is inspected: the object, the region of interest, the reference shots and the threshold."""
+
+    name: Name
+    object: str = Field(min_length=1, max_length=100)
+    shots: ConfigPath | None = None
+    region: Region | None = None
+    threshold: float | None = Field(default=None, gt=0)
+
+
+class StationConfig(Section):
+    """One camera view where parts are inspected."""
+
+    name: Name
+    camera: str
+    recipe: str
+    frames: Literal["every", "newest"] | None = None
+    queue_frames: int = Field(default=8, ge=1, le=1_000)
+
+
+class Config(Section):
+    """A whole `aprilcam.toml`."""
+
+    store: StoreConfig = StoreConfig()
+    mqtt: MqttConfig = MqttConfig()
+    http: HttpConfig = HttpConfig()
+    inference: InferenceConfig = InferenceConfig()
+    cameras: tuple[CameraConfig, ...]
+    recipes: tuple[RecipeConfig, ...]
+    stations: tuple[StationConfig, ...]
+
+    @field_validator("cameras", "recipes", "stations", mode="before")
+    @classmethod
+    def _arrays(cls, value: Any) -> Any:
+        # TOML has arrays only; strict mode wants the tuple that a frozen model holds.
+        return tuple(value) if isinstance(value, list) else value
+
+    def camera(self, name: str) -> CameraConfig:
+        """The camera of that name (KeyError if none; a loaded configuration has it)."""
+        return {camera.name: camera for camera in self.cameras}[name]
+
+    def recipe(self, name: str) -> RecipeConfig:
+        """The recipe of that name (KeyError if none; a loaded configuration has it)."""
+        return {recipe.name: recipe for recipe in self.recipes}[name]
+
+    def takes_every_frame(self, station: StationConfig) -> bool:
+        """Whether each frame gets a result: as configured, else yes for triggered cameras and no for free-running ones."""
+        if station.frames is not None:
+            return station.frames == "every"
+        camera = self.camera(station.camera)
+        return isinstance(camera, PylonCamera) and camera.trigger != "free_run"
+
+
+def load_config(path: Path) -> Config:
+    """Read and validate a configuration file.
+
+    Raises ConfigError with every problem found: unreadable file, TOML syntax, unknown keys, wrong types, names used twice
+    or not defined, files that are not there.
+    """
+    path = path.resolve()
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(path, [Problem("file", reason.lower(), "Name a file that can be read with --config")]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(path, [Problem("file", f"not UTF-8 text ({error.reason})", "Save it as UTF-8")]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(path, [Problem("file", f"not TOML: {error}", "Mend the line that is named")]) from None
+    try:
+        config = Config.model_validate(document, context={"base": path.parent})
+    except ValidationError as error:
+        raise ConfigError(path, [_problem(dict(item)) for item in error.errors()]) from None
+    if problems := list(_cross_check(config)):
+        raise ConfigError(path, problems)
+    return config
+
+
+def _problem(item: dict[str, Any]) -> Problem:
+    location = [str(part) for part in item["loc"] if part not in ("pylon", "folder")]
+    key = ".".join(location) or "file"
+    match item["type"]:
+        case "extra_forbidden":
+            known = _known_keys(item["loc"])
+            close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+            mend = f"Did you mean {close[0]}?" if close else f"Known here: {', '.join(sorted(known))}"
+            return Problem(key, "unknown key", mend)
+        case "missing":
+            return Problem(key, "missing", "Add it; config/aprilcam.example.toml shows how")
+        case "union_tag_invalid" | "union_tag_not_found":
+            return Problem(f"{key}.driver", "missing or not a known driver", 'Use driver = "pylon" or driver = "folder"')
+        case "value_error":
+            return Problem(key, str(item["msg"]).removeprefix("Value error, "), "Correct it")
+        case "string_pattern_mismatch" if location[-1] == "name":
+            reason = f"{item['input']!r} cannot be a name"
+            return Problem(key, reason, "Use letters, digits, '_', '-' and '.', at most 64, a letter or digit first")
+    reason = str(item["msg"])
+    return Problem(key, reason[:1].lower() + reason[1:], f"Got {item['input']!r} of type {type(item['input']).__name__}")
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Config
+    for part in location[:-1]:
+        if part in ("pylon", "folder"):
+            model = PylonCamera if part == "pylon" else FolderCamera
+        elif isinstance(part, str):
+            nested = {
+                "store": StoreConfig, "mqtt": MqttConfig, "http": HttpConfig, "inference": InferenceConfig,
+                "recipes": RecipeConfig, "stations": StationConfig, "region": Region,
+            }  # fmt: skip
+            model = nested.get(part, model)
+    return list(model.model_fields)
+
+
+def _repeated(names: Iterable[str], table: str, what: str) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name in seen:
+            reason = f"{what} {name!r} is already the name of {table}.{seen[name]}"
+            yield Problem(f"{table}.{index}.name", reason, "Give each its own name")
+        seen.setdefault(name, index)
+
+
+def _cross_check(config: Config) -> Iterator[Problem]:
+    for table in ("cameras", "recipes", "stations"):
+        if not getattr(config, table):
+            yield Problem(table, "empty", f"Add a [[{table}]] table; config/aprilcam.example.toml shows one")
+    yield from _repeated((camera.name for camera in config.cameras), "cameras", "camera")
+    yield from _repeated((recipe.name for recipe in config.recipes), "recipes", "recipe")
+    yield from _repeated((station.name for station in config.stations), "stations", "station")
+    cameras = {camera.name for camera in config.cameras}
+    recipes = {recipe.name for recipe in config.recipes}
+    users: dict[str, str] = {}
+    for index, station in enumerate(config.stations):
+        if station.camera not in cameras:
+            reason = f"no camera is named {station.camera!r}"
+            yield Problem(f"stations.{index}.camera", reason, f"Known: {', '.join(sorted(cameras))}")
+        elif station.camera in users:
+            reason = f"camera {station.camera!r} already serves station {users[station.camera]!r}"
+            yield Problem(f"stations.{index}.camera", reason, "Give each station a camera of its own")
+        users.setdefault(station.camera, station.name)
+        if station.recipe not in recipes:
+            reason = f"no recipe is named {station.recipe!r}"
+            yield Problem(f"stations.{index}.recipe", reason, f"Known: {', '.join(sorted(recipes))}")
+    if (password := config.mqtt.password_file) is not None and not password.is_file():
+        yield Problem("mqtt.password_file", f"{password} is not a file", "Write the password into it, mode 0600")
+    for index, recipe in enumerate(config.recipes):
+        if recipe.shots is not None and not recipe.shots.is_dir():
+            mend = "Make it and put pictures of good parts into it"
+            yield Problem(f"recipes.{index}.shots", f"{recipe.shots} is not a folder", mend)
