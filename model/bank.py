@@ -1,0 +1,231 @@
+"""The bank: the patch features of a recipe's reference shots, immutable, named by a hash of all that made it.
+
+Few-shot half of APRIL-GAN (arXiv 2305.17382, section 3.2): a patch's anomaly is its least `1 - cosine` to the bank.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from model.errors import BankError, ShotsError
+from model.features import PatchFeatures
+
+BANK_FORMAT = 1
+TENSORS_FILE = "bank.safetensors"
+MANIFEST_FILE = "manifest.json"
+
+_CPU_SIDE = 1024
+"""Queries and rows of a block on a CPU: 4 MiB of cosines stay in the cache (1024 x 12288: 7.4 ms, in one 27.9)."""
+
+
+@dataclass(frozen=True)
+class BankManifest:
+    """Everything that made a bank; what hashes the same is the same bank.
+
+    fingerprint: of the model (`ModelSpec.fingerprint`), plain JSON values.
+    region: of interest in the camera's frame as (x, y, width, height) in px, None = the whole frame.
+    shots: sha256 (hex) of each shot's picture, in the order of the rows.
+    """
+
+    fingerprint: Mapping[str, Any]
+    shots: tuple[str, ...]
+    region: tuple[int, int, int, int] | None = None
+    bank_format: int = BANK_FORMAT
+
+    @property
+    def hash(self) -> str:
+        """sha256 (hex) of the manifest as canonical JSON."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Rows of all shots, shot after shot.
+
+    layers: each M x C, float32, rows L2-normalised. grids: (height, width) in patches of each layer.
+    rows: for each layer the number of rows each shot has in it, so that a shot can be left out without encoding again.
+    """
+
+    layers: tuple[Tensor, ...]
+    grids: tuple[tuple[int, int], ...]
+    rows: tuple[tuple[int, ...], ...]
+    manifest: BankManifest
+
+    @cached_property
+    def hash(self) -> str:
+        """Of the manifest, that is of all that made the bank (64 hex digits)."""
+        return self.manifest.hash
+
+    @property
+    def name(self) -> str:
+        """The hash, short enough for a topic or a folder (16 hex digits)."""
+        return self.hash[:16]
+
+    def without(self, shot: int) -> "Bank":
+        """The bank of the other shots, from the same rows. ShotsError if there is no other."""
+        if len(self.manifest.shots) < 2:
+            raise ShotsError("bank: expected at least 2 shots to leave one out, got 1. Register another shot")
+        layers = []
+        for layer, counts in zip(self.layers, self.rows, strict=True):
+            parts = torch.split(layer, list(counts))
+            layers.append(torch.cat(parts[:shot] + parts[shot + 1 :]))
+        rows = tuple(counts[:shot] + counts[shot + 1 :] for counts in self.rows)
+        shots = self.manifest.shots[:shot] + self.manifest.shots[shot + 1 :]
+        return Bank(tuple(layers), self.grids, rows, replace(self.manifest, shots=shots))
+
+    def shot_features(self, shot: int) -> PatchFeatures:
+        """A shot's own features (of one picture), as it was encoded."""
+        parts = (torch.split(layer, list(counts))[shot] for layer, counts in zip(self.layers, self.rows, strict=True))
+        return PatchFeatures(tuple(part[None] for part in parts), self.grids)
+
+    def to(self, device: str | torch.device) -> "Bank":
+        """The same bank in another device's memory."""
+        return replace(self, layers=tuple(layer.to(device) for layer in self.layers))
+
+    def save(self, folder: Path) -> None:
+        """Write the bank as `folder`, whole or not at all, on disk when this returns. OSError when the disk refuses.
+
+        A bank of that hash already there is kept; anything else there is a BankError.
+        """
+        if folder.exists():
+            load_bank(folder, self.manifest.fingerprint, expected_hash=self.hash)
+            return
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # A sibling, so that the rename stays on one file system; a leading dot, so that nobody takes it for a bank.
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            tensors = {f"layer{number}": layer.cpu().contiguous() for number, layer in enumerate(self.layers)}
+            data = safetensors.torch.save(tensors)
+            record = {
+                "hash": self.hash,
+                "manifest": asdict(self.manifest),
+                "grids": self.grids,
+                "rows": self.rows,
+                "tensors": {"file": TENSORS_FILE, "sha256": hashlib.sha256(data).hexdigest()},
+            }
+            _write_synced(temporary / TENSORS_FILE, data)
+            _write_synced(temporary / MANIFEST_FILE, json.dumps(record, indent=1).encode())
+            temporary.chmod(0o755)
+            _sync_folder(temporary)
+            temporary.replace(folder)
+            _sync_folder(folder.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def build_bank(
+    features: PatchFeatures,
+    *,
+    fingerprint: Mapping[str, Any],
+    shots: Sequence[str],
+    region: tuple[int, int, int, int] | None = None,
+) -> Bank:
+    """The bank of reference shots: `features` of them all and, in that order, the sha256 (hex) of each picture.
+
+    Raises ShotsError without shots or with a picture registered twice (leaving it out would then leave it in).
+    """
+    if not shots or len(shots) != len(features):
+        raise ShotsError(f"bank: expected features of 1 or more shots, got {len(features)} for {len(shots)} shots")
+    if len(set(shots)) < len(shots):
+        twice = next(shot for shot in shots if list(shots).count(shot) > 1)
+        raise ShotsError(f"bank: expected different shots, got {twice[:16]} twice. Register other pictures of good parts")
+    layers = tuple(layer.flatten(0, 1).contiguous() for layer in features.layers)
+    rows = tuple((layer.shape[1],) * len(shots) for layer in features.layers)
+    return Bank(layers, features.grids, rows, BankManifest(dict(fingerprint), tuple(shots), region))
+
+
+def load_bank(
+    folder: Path,
+    fingerprint: Mapping[str, Any],
+    device: str | torch.device = "cpu",
+    expected_hash: str | None = None,
+) -> Bank:
+    """Read a saved bank for the model of that fingerprint, checking all of it. BankError when anything differs."""
+    manifest_path, tensors_path = folder / MANIFEST_FILE, folder / TENSORS_FILE
+    try:
+        record = json.loads(manifest_path.read_bytes())
+        made = record["manifest"]
+        region = None if made["region"] is None else tuple(int(number) for number in made["region"])
+        manifest = BankManifest(made["fingerprint"], tuple(made["shots"]), region, made["bank_format"])  # type: ignore[arg-type]
+        grids = tuple((int(height), int(width)) for height, width in record["grids"])
+        rows = tuple(tuple(int(count) for count in counts) for counts in record["rows"])
+        written_hash, written_sha256 = record["hash"], record["tensors"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _broken(manifest_path, "a bank's manifest", f"{type(error).__name__}: {error}") from error
+    _check(manifest_path, "bank_format", BANK_FORMAT, manifest.bank_format)
+    _check(manifest_path, "hash", written_hash, manifest.hash)
+    if expected_hash is not None:
+        _check(manifest_path, "hash", expected_hash, manifest.hash)
+    for key in sorted({*fingerprint, *manifest.fingerprint}):
+        _check(manifest_path, f"model: {key}", fingerprint.get(key), manifest.fingerprint.get(key))
+    try:
+        data = tensors_path.read_bytes()
+    except OSError as error:
+        raise _broken(tensors_path, "the bank's rows", str(error)) from error
+    _check(tensors_path, "sha256", written_sha256, hashlib.sha256(data).hexdigest())
+    try:
+        tensors = safetensors.torch.load(data)
+    except (SafetensorError, ValueError) as error:
+        raise _broken(tensors_path, "tensors", str(error)) from error
+    _check(tensors_path, "names", [f"layer{number}" for number in range(len(grids))], sorted(tensors))
+    _check(manifest_path, "layers", len(grids), len(rows))
+    layers = tuple(tensors[f"layer{number}"] for number in range(len(grids)))
+    for layer, counts in zip(layers, rows, strict=True):
+        _check(manifest_path, "shots with rows", len(manifest.shots), len(counts))
+        _check(tensors_path, "rows", (2, sum(counts), torch.float32), (layer.ndim, layer.shape[0], layer.dtype))
+    return Bank(layers, grids, rows, manifest).to(device)
+
+
+def nearest(queries: Tensor, rows: Tensor, budget_bytes: int = 64 * 2**20) -> Tensor:
+    """The least `1 - cosine` of each query to any row, B x N, float32, 0 (equal) to 2; on the queries' device.
+
+    queries: B x N x C, rows: M x C, both float32 and L2-normalised. Cosines are computed in blocks of at most
+    `budget_bytes`, however many queries and rows there are. NaN stays NaN.
+    """
+    flat = queries.flatten(0, 1)
+    cells = max(budget_bytes // 4, 1)
+    high = min(_CPU_SIDE if flat.device.type == "cpu" else 8192, cells, max(len(flat), 1))
+    wide = min(_CPU_SIDE, cells // high) if flat.device.type == "cpu" else cells // high
+    best = torch.full((len(flat),), -torch.inf, device=flat.device)
+    for query_block, best_block in zip(torch.split(flat, high), torch.split(best, high), strict=True):
+        for row_block in torch.split(rows, wide):
+            torch.maximum(best_block, (query_block @ row_block.T).amax(1), out=best_block)
+    # Rounding can push the cosine of two equal rows over 1.
+    return (1 - best).clamp_(min=0).view(queries.shape[:2])
+
+
+def _broken(path: Path, expected: str, got: str) -> BankError:
+    return BankError(f"{path}: expected {expected}, got {got}. Build the bank again from its shots")
+
+
+def _check(path: Path, what: str, expected: object, got: object) -> None:
+    if expected != got:
+        raise _broken(path, f"{what} {expected}", str(got))
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
