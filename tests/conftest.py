@@ -1,0 +1,52 @@
+"""What the tests share."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from daemon.station import Taught
+from model.bank import build_bank
+from model.calibration import Calibration
+from model.features import PatchFeatures
+
+# cameras
+
+# Read by pylon once, when devices are first enumerated.
+os.environ["PYLON_CAMEMU"] = "2"
+
+COLOURS = ((200, 100, 30), (10, 20, 240), (90, 250, 60))  # RGB; each channel differs, so that swapped ones are seen
+DrawPictures = Callable[..., Path]
+
+
+@pytest.fixture
+def draw_pictures(tmp_path: Path) -> DrawPictures:
+    """A function that makes a folder of flat pictures, `00.png` ... in the COLOURS, one after the other."""
+
+    def draw(count: int = 3, *, width: int = 64, height: int = 48, folder: str = "pictures") -> Path:
+        target = tmp_path / folder
+        target.mkdir(exist_ok=True)
+        for index in range(count):
+            picture = np.full((height, width, 3), COLOURS[index % 3][::-1], np.uint8)
+            cv2.imwrite(str(target / f"{index:02}.png"), picture)
+        return target
+
+    return draw
+
+
+# model
+
+
+@pytest.fixture(scope="session")
+def taught() -> Taught:
+    """A small real bank, and a threshold of 0.5."""
+    bank = build_bank(
+        PatchFeatures((torch.ones(2, 1, 1),), ((1, 1),)),
+        fingerprint={"made_by": "the tests"},
+        shots=("a" * 64, "b" * 64),
+    )
+    return Taught(bank, Calibration(0.5, 0.5, (0.1, 0.1), (0.0, 0.0), True, "register 6 more"))
