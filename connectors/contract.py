@@ -1,0 +1,183 @@
+"""The MQTT contract: every topic and every payload, in one place (docs/mqtt/ is generated from here with `make docs`).
+
+Compatibility: within one `schema` number fields are only added. A reader ignores fields it does not know.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+Verdict = Literal["pass", "fail", "unknown"]
+Reason = Literal[
+    "incomplete",
+    "unreadable",
+    "overload",
+    "not_taught",
+    "region_outside_frame",
+    "model_failed",
+    "finish_failed",
+    "stopped",
+]
+"""Why a verdict is unknown: the camera's buffer was incomplete or the picture could not be read; no room in time; the recipe
+has no bank; the frame does not hold the recipe's region; the model or the finisher raised; the daemon stopped first."""
+StationState = Literal["Preoperational", "Initialized", "Ready", "ContinuousExecution", "SingleExecution", "Halted", "Error"]
+"""OPC 40100-1's states. ContinuousExecution: camera and bank are there, a verdict follows each part. Halted: a folder that
+plays once is at its end. Preoperational: the camera is not there. Error: the recipe has no usable bank."""
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+Moment = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str)]
+"""An aware moment, written as RFC 3339 in UTC with microseconds and Z."""
+
+
+class Payload(BaseModel):
+    """Base of every payload."""
+
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True)
+
+    def encode(self) -> bytes:
+        """UTF-8 JSON."""
+        return self.model_dump_json().encode()
+
+
+class RegionOut(Payload):
+    """One connected part of the mask, in pixels of the region of interest."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    area_px: int
+    peak: float
+    polygon: tuple[tuple[int, int], ...]
+
+
+class MaskOut(Payload):
+    """Where the mask of a result is: a 1 bit PNG on `topic`, sent before the result."""
+
+    topic: str
+    sha256: str
+    width: int
+    height: int
+
+
+class FrameOut(Payload):
+    """Which frame was judged. `clock` says whose time `timestamp_ns` is: camera ticks, or nanoseconds since 1970 UTC."""
+
+    camera: str
+    number: int
+    timestamp_ns: int
+    clock: Literal["camera", "host"]
+    trigger: str
+
+
+class ProcessingTimes(Payload):
+    """Seconds from stage to stage (OPC 40100-1 `processingTimes`)."""
+
+    acquire_s: float
+    queue_s: float
+    inference_s: float
+    finish_s: float
+
+    @property
+    def total_s(self) -> float:
+        """From the driver's frame to the finished judgement."""
+        return self.acquire_s + self.queue_s + self.inference_s + self.finish_s
+
+
+class ResultOut(Payload):
+    """The record of one inspected frame. It fails when `score` is above `threshold`; `unknown` counts as a fail."""
+
+    schema_: Literal["aprilcam.result/1"] = Field(default="aprilcam.result/1", alias="schema")
+    result_id: str
+    sequence: int = Field(ge=1)
+    station: str
+    recipe: str
+    bank: str | None
+    part_id: str | None = None
+    job_id: str | None = None
+    verdict: Verdict
+    reason: Reason | None
+    detail: str | None = None
+    score: float | None
+    threshold: float | None
+    regions: tuple[RegionOut, ...]
+    mask: MaskOut | None
+    frame: FrameOut
+    created_at: Moment
+    processing_times: ProcessingTimes
+    is_simulated: bool
+
+
+class StateOut(Payload):
+    """What a station is doing, retained."""
+
+    schema_: Literal["aprilcam.state/1"] = Field(default="aprilcam.state/1", alias="schema")
+    station: str
+    state: StationState
+    reason: str | None
+    recipe: str
+    bank: str | None
+    threshold: float | None
+    camera: str
+    since: Moment
+
+
+class StatusOut(Payload):
+    """Whether the daemon is there, retained; `offline` is its will. `since` is when this process started."""
+
+    schema_: Literal["aprilcam.status/1"] = Field(default="aprilcam.status/1", alias="schema")
+    status: Literal["online", "stopped", "offline"]
+    version: str
+    since: Moment
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The topic tree under one prefix."""
+
+    prefix: str
+
+    @property
+    def status(self) -> str:
+        """Retained StatusOut."""
+        return f"{self.prefix}/status"
+
+    def state(self, station: str) -> str:
+        """Retained StateOut."""
+        return f"{self.prefix}/{station}/state"
+
+    def result(self, station: str) -> str:
+        """ResultOut of every part."""
+        return f"{self.prefix}/{station}/result"
+
+    def last(self, station: str) -> str:
+        """Retained ResultOut, the newest."""
+        return f"{self.prefix}/{station}/last"
+
+    def mask(self, station: str, result_id: str) -> str:
+        """1 bit PNG in the coordinates of the region of interest."""
+        return f"{self.prefix}/{station}/mask/{result_id}"
+
+
+def schema_files() -> Iterator[tuple[str, str]]:
+    """(file name, text) of every JSON Schema that docs/mqtt ships."""
+    for model in (ResultOut, StateOut, StatusOut):
+        name = model.__name__.removesuffix("Out").lower()
+        schema = model.model_json_schema(by_alias=True, mode="serialization")
+        schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+        yield f"{name}.schema.json", json.dumps(schema, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    for file_name, text in schema_files():
+        (Path(sys.argv[1]) / file_name).write_text(text)

@@ -1,0 +1,88 @@
+"""The Prometheus metrics of the daemon (names and labels of docs/metrics.md), in a registry of their own."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
+SCORES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+STAGES = ("acquire", "queue", "inference", "finish", "total")
+OUTCOMES = ("judged", "skipped", "refused", "faulty")
+
+GaugeRow = tuple[str, str, tuple[str, ...], tuple[str, ...], float]
+"""(name, help, label names, label values, value) of a gauge that is read when scraped."""
+
+
+class _Scraped(Collector):
+    """Gauges whose values are asked for at the scrape, so that nothing has to be kept up to date on the hot path."""
+
+    def __init__(self, read: Callable[[], Iterable[GaugeRow]]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, GaugeMetricFamily] = {}
+        for name, text, labels, values, value in self._read():
+            family = families.setdefault(name, GaugeMetricFamily(name, text, labels=labels))
+            family.add_metric(values, value)
+        yield from families.values()
+
+
+class Metrics:
+    """Every metric. Counters of a station exist at zero from `add_station` on."""
+
+    def __init__(self, version: str) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+        self.frames = counter("aprilcam_frames", "Frames that reached the daemon, by what became of them", "station", "outcome")
+        self.results = counter("aprilcam_results", "Results committed to the ledger", "station", "recipe", "verdict", "reason")
+        self.score = histogram("aprilcam_score", "Anomaly score of judged frames", SCORES, "station", "recipe")
+        text = "Time a frame spends in a stage; total is frame to finished judgement"
+        self.latency = histogram("aprilcam_latency_seconds", text, SECONDS, "station", "stage")
+        self.publish = histogram("aprilcam_publish_seconds", "Committed to acknowledged by the broker", SECONDS)
+        self.batch = histogram("aprilcam_batch_size", "Frames judged at once", (1, 2, 4, 8, 16, 32, 64, 128, 256))
+        self.camera_restarts = counter("aprilcam_camera_restarts", "Camera processes started again", "station")
+        self.finish_errors = counter("aprilcam_finish_errors", "Frames whose map could not be turned into a result")
+        self.mqtt = Gauge("aprilcam_mqtt_connected", "1 while the broker connection stands", registry=self.registry)
+        Info("aprilcam_build", "The release that runs", registry=self.registry).info({"version": version})
+
+    def add_station(self, station: str, recipe: str) -> None:
+        """Create a station's series at zero, so that rates are right from the first event on."""
+        for outcome in OUTCOMES:
+            self.frames.labels(station, outcome)
+        for verdict in ("pass", "fail"):
+            self.results.labels(station, recipe, verdict, "")
+        for stage in STAGES:
+            self.latency.labels(station, stage)
+        self.score.labels(station, recipe)
+        self.camera_restarts.labels(station)
+
+    def scrape_with(self, read: Callable[[], Iterable[GaugeRow]]) -> None:
+        """Register the gauges that are read at each scrape."""
+        self.registry.register(_Scraped(read))
+
+    def mqtt_connected(self, connected: bool) -> None:
+        """The broker connection came or went."""
+        self.mqtt.set(1 if connected else 0)
+
+    def published(self, latency_s: float) -> None:
+        """A message was acknowledged this long after its commit."""
+        self.publish.observe(latency_s)
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)

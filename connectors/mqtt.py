@@ -1,0 +1,159 @@
+"""One MQTT connection, from CONNECT to its loss. The publisher makes a new one after each loss.
+
+paho's own reconnecting and queueing are not used: its queue is in memory and would send again, after a reconnect, what the
+outbox sends again itself.
+"""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from config.errors import MqttError
+from config.schema import MqttConfig
+
+log = logging.getLogger(__name__)
+
+
+class MqttConnection:
+    """A connected client. `publish` may be called from one thread; `on_acknowledged` and `on_lost` come on paho's."""
+
+    def __init__(
+        self,
+        config: MqttConfig,
+        will: tuple[str, bytes],
+        on_acknowledged: Callable[[int], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        """`will` is (topic, payload), retained. `on_acknowledged` gets the token of each message that the broker has."""
+        self._config = config
+        self._on_acknowledged = on_acknowledged
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._tokens: dict[int, int | None] = {}
+        self._early: set[int] = set()
+        """Messages acknowledged before publish() had returned their number."""
+        self._answered = threading.Event()
+        self._refusal: str | None = None
+        self._connected = False
+        self._closing = False
+        self._client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=config.client_id,
+            protocol=paho.MQTTv5 if config.protocol == "5" else paho.MQTTv311,
+            reconnect_on_failure=False,
+            clean_session=None if config.protocol == "5" else True,
+        )
+        self._client.will_set(will[0], will[1], qos=1, retain=True)
+        if config.username is not None:
+            self._client.username_pw_set(config.username, _password(config))
+        self._client.max_inflight_messages_set(config.in_flight)
+        self._client.max_queued_messages_set(0)
+        self._client.on_connect = self._connect_answered
+        self._client.on_disconnect = self._disconnected
+        self._client.on_publish = self._published
+        self._client.on_socket_open = _no_delay
+
+    def open(self, timeout_s: float) -> None:
+        """Connect. Raises MqttError naming broker, reason and mend when it is not there, refuses us or does not answer."""
+        where = f"broker {self._config.host}:{self._config.port}"
+        try:
+            self._client.connect_timeout = timeout_s
+            self._client.connect(self._config.host, self._config.port, self._config.keepalive_s)
+        except (OSError, ValueError) as error:
+            mend = "Check [mqtt] host and port, and that the broker runs"
+            raise MqttError(f"{where} cannot be reached: {error}. {mend}.") from None
+        self._client.loop_start()
+        answered = self._answered.wait(timeout_s)
+        if answered and self._connected:
+            return
+        self._closing = True
+        self._client.disconnect()
+        self._client.loop_stop()
+        reason = self._refusal or f"no answer within {timeout_s:g} s"
+        raise MqttError(f"{where} refused the connection: {reason}. Check [mqtt] username, password_file and protocol.")
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, token: int | None = None) -> None:
+        """Send at QoS 1. With a token, `on_acknowledged` is told it when the broker has the message."""
+        # Not under our lock: paho calls back with its own message lock held, which publish() takes too.
+        mid = self._client.publish(topic, payload, qos=1, retain=retain).mid
+        with self._lock:
+            acknowledged_first = mid in self._early
+            self._early.discard(mid)
+            if not acknowledged_first:
+                self._tokens[mid] = token
+        if acknowledged_first and token is not None:
+            self._on_acknowledged(token)
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Send DISCONNECT (so that the will is not sent) and stop."""
+        self._closing = True
+        self._client.disconnect()
+        thread = self._client._thread
+        if thread is not None:
+            thread.join(timeout_s)
+        self._client.loop_stop()
+
+    # paho's network thread dies of an exception in a callback: none of these may raise.
+    def _connect_answered(
+        self,
+        _client: paho.Client,
+        _data: object,
+        _flags: paho.ConnectFlags,
+        code: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        self._connected = not code.is_failure
+        self._refusal = None if self._connected else str(code)
+        self._answered.set()
+
+    def _disconnected(
+        self,
+        _client: paho.Client,
+        _data: object,
+        _flags: paho.DisconnectFlags,
+        code: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        self._answered.set()
+        if self._connected and not self._closing:
+            self._call(lambda: self._on_lost(str(code)))
+
+    def _published(self, _client: paho.Client, _data: object, mid: int, code: ReasonCode, _properties: Properties | None) -> None:
+        if code.is_failure:
+            # A refusal (not authorised, quota) would come again for ever: say so, and go on with the next message.
+            log.error("broker refused a message: %s", code)
+        with self._lock:
+            if mid not in self._tokens:
+                self._early.add(mid)
+                return
+            token = self._tokens.pop(mid)
+        if token is not None:
+            self._call(lambda: self._on_acknowledged(token))
+
+    @staticmethod
+    def _call(callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        except Exception:
+            log.exception("an MQTT callback failed")
+
+
+def _no_delay(_client: paho.Client, _data: object, sock: object) -> None:
+    # Without it a small message waits for the broker's delayed ACK (40 ms).
+    if isinstance(sock, socket.socket):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _password(config: MqttConfig) -> str | None:
+    if config.password_file is None:
+        return None
+    try:
+        return config.password_file.read_text().rstrip("\n")
+    except OSError as error:
+        raise MqttError(f"password file {config.password_file}: {error.strerror}. Make it readable to the daemon.") from None

@@ -1,0 +1,125 @@
+"""The command `aprilcam`."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from config.errors import AprilcamError, ConfigError, Problem
+from config.schema import Config, PylonCamera
+from daemon.checks import load_checked
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.", show_default=True)]
+DEFAULT_CONFIG = Path("/etc/aprilcam/aprilcam.toml")
+
+
+@app.callback()
+def _aprilcam() -> None:
+    """Unattended visual inspection: camera frames in, pass/fail verdicts and defect masks out over MQTT."""
+
+
+@app.command()
+def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Validate a configuration and print what would run. Exit 2 when it cannot."""
+    from rich.console import Console as Terminal
+
+    loaded = load_checked(config)
+    terminal = Terminal(highlight=False, soft_wrap=True)
+    terminal.print(f"{config}: valid", style="bold green")
+    mqtt, http, inference = loaded.mqtt, loaded.http, loaded.inference
+    rows = [
+        ("broker", f"{mqtt.host}:{mqtt.port}, MQTT {mqtt.protocol}, topics {mqtt.prefix}/…"),
+        ("http", f"{http.host}:{http.port}"),
+        ("model", f"{inference.preset} on {inference.device}"),
+        ("state", str(loaded.store.path)),
+    ]
+    for station in loaded.stations:
+        recipe = loaded.recipe(station.recipe)
+        region = recipe.region
+        rows += [
+            ("station", station.name),
+            ("  camera", _describe_camera(loaded, station.camera)),
+            ("  recipe", f"{recipe.name} ({recipe.object})"),
+            ("  region", f"x={region.x} y={region.y} {region.width} x {region.height}" if region else "whole frame"),
+            ("  shots", f"{recipe.shots}, and those registered before" if recipe.shots else "those registered before"),
+            (
+                "  judges",
+                "every frame" if loaded.takes_every_frame(station) else "the newest frame when they come too fast",
+            ),
+        ]
+    for label, text in rows:
+        terminal.print(f"{label:<10}{text}")
+
+
+@app.command()
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    broker: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Use this broker, not [mqtt] host and port.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line per result (for a service whose log is kept).")] = False,
+) -> None:
+    """Inspect until stopped (Ctrl-C, SIGTERM). Exit 2 when it cannot start, 1 when the pipeline broke."""
+    loaded = load_checked(config)
+    if broker is not None:
+        loaded = _with_broker(loaded, config, broker)
+    from daemon.console import (  # torch comes with these: `check` and a wrong file answer without waiting for it
+        Console,
+        LogHandler,
+    )
+    from daemon.service import Service
+
+    with Console(quiet) as console:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LogHandler(console.terminal)])
+        service = Service(loaded, config, console)
+        service.start()
+        console.started(service)
+        code = service.run()
+        console.stopping()
+        service.stop()
+        console.summary(service)
+    raise typer.Exit(code)
+
+
+def _describe_camera(config: Config, name: str) -> str:
+    camera = config.camera(name)
+    if not isinstance(camera, PylonCamera):
+        return f"{name}: folder {camera.path}"
+    which = {
+        "serial": camera.serial,
+        "user_name": camera.user_name,
+        "ip": camera.ip,
+        "emulated, playing": camera.emulate,
+    }
+    return f"{name}: pylon, " + " ".join(f"{key} {value}" for key, value in which.items() if value is not None)
+
+
+def _with_broker(loaded: Config, path: Path, broker: str) -> Config:
+    host, _, port = broker.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise ConfigError(path, [Problem("--broker", f"{broker!r} is not HOST:PORT", "Write for example 127.0.0.1:1883")])
+    return loaded.model_copy(update={"mqtt": loaded.mqtt.model_copy(update={"host": host, "port": int(port)})})
+
+
+def main() -> None:
+    """Entry point: every expected error is one message on stderr and exit 2."""
+    try:
+        app()
+    except AprilcamError as error:
+        print(f"aprilcam: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        # model.errors is a tree of its own (model/ can be lifted out); it is imported only when something it raised is here.
+        module = sys.modules.get("model.errors")
+        if module is not None and isinstance(error, module.ModelError):
+            print(f"aprilcam: {error}", file=sys.stderr)
+            sys.exit(2)
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""From an anomaly map to a result: score, verdict, regions, mask, messages.
+
+The record is completed by the ledger's thread, which alone knows the sequence; everything slow is done before, here, in a
+small pool.
+"""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.contract import FrameOut, MaskOut, ProcessingTimes, Reason, RegionOut, ResultOut, Topics, Verdict
+from daemon.ledger import Entry, Message, Record
+from daemon.station import Taught, Ticket
+from model.regions import Region, encode_mask_png, find_regions
+
+log = logging.getLogger(__name__)
+
+
+def uuid7(time_ns: int) -> str:
+    """A UUIDv7 (RFC 9562 section 5.7): milliseconds since 1970, then 74 random bits."""
+    value = (time_ns // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+class Finisher:
+    """Turns maps and refusals into ledger entries and ends their tickets."""
+
+    def __init__(self, topics: Topics, threads: int = 2, on_error: Callable[[], None] = lambda: None) -> None:
+        self._topics = topics
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="finisher")
+        self._on_error = on_error
+
+    def close(self) -> None:
+        """Finish what was handed over."""
+        self._pool.shutdown(wait=True)
+
+    def judged(self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], inference_s: float) -> None:
+        """Hand over a map (S x S) of the ticket's region of interest, judged by `taught`."""
+        self._pool.submit(self._finish, ticket, taught, anomaly_map, inference_s)
+
+    def unknown(self, ticket: Ticket, reason: Reason, detail: str | None, inference_s: float = 0.0) -> None:
+        """End a ticket whose frame cannot be judged."""
+        taken_s = ticket.taken_s or time.monotonic()
+        entry = self._entry(ticket, "unknown", taken_s, inference_s, reason=reason, detail=detail)
+        ticket.station.finish(ticket, entry)
+
+    def _finish(self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], inference_s: float) -> None:
+        try:
+            entry = self._judge(ticket, taught, anomaly_map, inference_s)
+        except Exception as error:
+            log.exception("station %s: a frame could not be finished", ticket.station.name)
+            self._on_error()
+            self.unknown(ticket, "finish_failed", f"{type(error).__name__}: {error}", inference_s)
+        else:
+            ticket.station.finish(ticket, entry)
+
+    def _judge(self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], inference_s: float) -> Entry:
+        score = float(anomaly_map.max())
+        threshold = ticket.station.threshold_of(taught)
+        pixel_threshold = ticket.station.recipe.threshold or taught.calibration.pixel_threshold
+        if score <= threshold:
+            return self._entry(ticket, "pass", ticket.taken_s, inference_s, taught=taught, score=score, threshold=threshold)
+        height, width = frame_size(ticket)
+        mask, regions = find_regions(anomaly_map, width, height, pixel_threshold)
+        return self._entry(
+            ticket, "fail", ticket.taken_s, inference_s, taught=taught, score=score, threshold=threshold,
+            regions=regions, mask=(encode_mask_png(mask), width, height),
+        )  # fmt: skip
+
+    def _entry(
+        self,
+        ticket: Ticket,
+        verdict: Verdict,
+        taken_s: float,
+        inference_s: float,
+        *,
+        taught: Taught | None = None,
+        reason: Reason | None = None,
+        detail: str | None = None,
+        score: float | None = None,
+        threshold: float | None = None,
+        regions: tuple[Region, ...] = (),
+        mask: tuple[bytes, int, int] | None = None,
+    ) -> Entry:
+        frame, station = ticket.frame, ticket.station
+        created_at = datetime.now(UTC)
+        result_id = uuid7(int(created_at.timestamp() * 1e9))
+        messages: list[Message] = []
+        mask_out = None
+        if mask is not None:
+            png, width, height = mask
+            topic = self._topics.mask(station.name, result_id)
+            messages.append(Message(topic, png))
+            mask_out = MaskOut(topic=topic, sha256=hashlib.sha256(png).hexdigest(), width=width, height=height)
+        queue_s = max(0.0, taken_s - frame.arrived_s - frame.acquire_s)
+        finish_s = max(0.0, time.monotonic() - taken_s - inference_s)
+
+        def complete(sequence: int) -> Record:
+            result = ResultOut(
+                result_id=result_id,
+                sequence=sequence,
+                station=station.name,
+                recipe=station.recipe.name,
+                bank=taught.bank.name if taught else None,
+                verdict=verdict,
+                reason=reason,
+                detail=detail,
+                score=score,
+                threshold=threshold,
+                regions=tuple(RegionOut(**vars(region)) for region in regions),
+                mask=mask_out,
+                frame=FrameOut(
+                    camera=frame.camera,
+                    number=frame.number,
+                    timestamp_ns=frame.timestamp_ns,
+                    clock=frame.clock,
+                    trigger=frame.trigger,
+                ),
+                created_at=created_at,
+                processing_times=ProcessingTimes(
+                    acquire_s=round(frame.acquire_s, 6),
+                    queue_s=round(queue_s, 6),
+                    inference_s=round(inference_s, 6),
+                    finish_s=round(finish_s, 6),
+                ),
+                is_simulated=frame.is_simulated,
+            )
+            document = result.encode()
+            return Record(result, document, (*messages, Message(self._topics.result(station.name), document)))
+
+        return Entry(station.name, complete)
+
+
+def frame_size(ticket: Ticket) -> tuple[int, int]:
+    """(height, width) of what is judged: the region of interest, or the whole frame."""
+    region, pixels = ticket.station.region, ticket.frame.pixels
+    if region is not None:
+        return region.height, region.width
+    if pixels is None:
+        raise ValueError("a frame without pixels has no size")
+    return int(pixels.shape[0]), int(pixels.shape[1])

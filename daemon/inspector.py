@@ -1,0 +1,191 @@
+"""The inspector: one thread that owns the device, gathers frames of all stations into batches, and runs the model."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from daemon.finisher import Finisher
+from daemon.station import Station, Taught, Ticket, Untaught
+from model.bank import Bank
+
+log = logging.getLogger(__name__)
+
+Pixels = NDArray[np.uint8]
+
+
+class Judge(Protocol):
+    """What the inspector asks of the model: `model.detector.Detector` is one."""
+
+    def judge(self, pictures: Sequence[Pixels], banks: Sequence[Bank]) -> NDArray[np.float32]:
+        """Anomaly maps B x S x S of pictures H x W (x 3), each against its own bank."""
+
+
+class DeviceBrokenError(RuntimeError):
+    """The device's context cannot be used any more; only a new process helps."""
+
+
+def region_of(ticket: Ticket) -> Pixels | None:
+    """The pixels to judge, None when the frame does not hold the recipe's region."""
+    pixels, region = ticket.frame.pixels, ticket.station.region
+    if pixels is None or region is None:
+        return pixels
+    if region.x + region.width > pixels.shape[1] or region.y + region.height > pixels.shape[0]:
+        return None
+    return pixels[region.y : region.y + region.height, region.x : region.x + region.width]
+
+
+class Inspector:
+    """Owner of the device. Stations are asked in turn, so that a flooding camera cannot starve another."""
+
+    def __init__(
+        self,
+        judge: Judge,
+        stations: Sequence[Station],
+        finisher: Finisher,
+        *,
+        max_batch: int,
+        max_wait_s: float,
+        on_batch: Callable[[int], None] = lambda _: None,
+        on_broken: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._judge = judge
+        self._stations = tuple(stations)
+        self._finisher = finisher
+        self._max_batch = max_batch
+        self._max_wait_s = max_wait_s
+        self._on_batch = on_batch
+        self._on_broken = on_broken
+        self._wake = threading.Condition()
+        self._turn = 0
+        self._stopping = False
+        self.last_progress_s = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="inspector", daemon=True)
+
+    def start(self) -> None:
+        """Begin to inspect."""
+        self._thread.start()
+
+    def notify(self) -> None:
+        """A station has a frame."""
+        with self._wake:
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """Judge the batch at hand, then answer what still waits with `unknown: stopped`."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+        for ticket in self._take(1_000_000):
+            ticket.taken_s = time.monotonic()
+            self._finisher.unknown(ticket, "stopped", "the daemon was stopped before this frame's turn")
+
+    def _run(self) -> None:
+        while True:
+            self.last_progress_s = time.monotonic()
+            with self._wake:
+                if not self._stopping and not any(station.waiting() for station in self._stations):
+                    self._wake.wait(1.0)
+                if self._stopping:
+                    return
+            batch = self._gather()
+            if batch:
+                try:
+                    self._inspect(batch)
+                except DeviceBrokenError as error:
+                    log.critical("device cannot be used any more: %s", error)
+                    for ticket in batch:
+                        if ticket.entry is None:
+                            self._finisher.unknown(ticket, "model_failed", str(error))
+                    self._on_broken(str(error))
+                    return
+
+    def _gather(self) -> list[Ticket]:
+        batch = self._take(self._max_batch)
+        # Waiting helps only when another camera may still fill the batch, and costs every frame in it the wait.
+        if not batch or self._max_wait_s == 0 or len(self._stations) == 1:
+            return batch
+        until_s = time.monotonic() + self._max_wait_s
+        while len(batch) < self._max_batch and (left_s := until_s - time.monotonic()) > 0:
+            with self._wake:
+                self._wake.wait(left_s)
+            batch += self._take(self._max_batch - len(batch))
+        return batch
+
+    def _take(self, most: int) -> list[Ticket]:
+        """Up to `most` frames, one from each station in turn, starting after the station that was served last."""
+        batch: list[Ticket] = []
+        idle = 0
+        while len(batch) < most and idle < len(self._stations):
+            station = self._stations[self._turn % len(self._stations)]
+            self._turn += 1
+            ticket = station.take()
+            if ticket is None:
+                idle += 1
+            else:
+                idle = 0
+                batch.append(ticket)
+        return batch
+
+    def _inspect(self, batch: list[Ticket]) -> None:
+        ready: list[tuple[Ticket, Taught, Pixels]] = []
+        now_s = time.monotonic()
+        for ticket in batch:
+            ticket.taken_s = now_s
+            taught = ticket.station.taught
+            pixels = region_of(ticket)
+            if isinstance(taught, Untaught):
+                self._finisher.unknown(ticket, "not_taught", taught.reason)
+            elif pixels is None:
+                region, shape = (
+                    ticket.station.region,
+                    ticket.frame.pixels.shape if ticket.frame.pixels is not None else (),
+                )
+                detail = f"region {region} of recipe {ticket.station.recipe.name!r} is outside a frame of shape {shape}"
+                self._finisher.unknown(ticket, "region_outside_frame", detail)
+            else:
+                ready.append((ticket, taught, pixels))
+        while ready:
+            part, ready = ready[: self._max_batch], ready[self._max_batch :]
+            self._judge_part(part)
+
+    def _judge_part(self, part: list[tuple[Ticket, Taught, Pixels]]) -> None:
+        self._on_batch(len(part))
+        started_s = time.monotonic()
+        try:
+            maps = self._judge.judge([pixels for _, _, pixels in part], [taught.bank for _, taught, _ in part])
+        except torch.OutOfMemoryError as error:
+            if len(part) == 1:
+                self._fail(part[0][0], error, started_s)
+                return
+            self._max_batch = max(1, len(part) // 2)
+            log.warning("device out of memory with %d frames: batches are at most %d now", len(part), self._max_batch)
+            torch.cuda.empty_cache()
+            self._halves(part)
+        except Exception as error:
+            if "CUDA error" in str(error):
+                raise DeviceBrokenError(str(error)) from error
+            log.exception("the model failed on a batch of %d frames", len(part))
+            if len(part) == 1:
+                self._fail(part[0][0], error, started_s)
+            else:
+                self._halves(part)  # one bad frame must not take the others' verdicts
+        else:
+            inference_s = time.monotonic() - started_s
+            for (ticket, taught, _), anomaly_map in zip(part, maps, strict=True):
+                self._finisher.judged(ticket, taught, anomaly_map, inference_s)
+
+    def _halves(self, part: list[tuple[Ticket, Taught, Pixels]]) -> None:
+        middle = len(part) // 2
+        self._judge_part(part[:middle])
+        self._judge_part(part[middle:])
+
+    def _fail(self, ticket: Ticket, error: Exception, started_s: float) -> None:
+        detail = f"{type(error).__name__}: {error}"[:500]
+        self._finisher.unknown(ticket, "model_failed", detail, time.monotonic() - started_s)

@@ -1,0 +1,302 @@
+"""The ledger: one SQLite file that holds the truth (results, outbox, shots, banks).
+
+One thread owns the only writing connection. A result gets its sequence, its record and its outbox messages in one
+transaction before anybody hears of it. `synchronous=NORMAL` in WAL mode: a killed daemon loses nothing; after a power cut
+the last moments may be missing. Shots and banks are committed with `synchronous=FULL`.
+"""
+
+import fcntl
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO, TypeVar
+
+from config.errors import StoreError
+from connectors.contract import ResultOut
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE results (
+    station TEXT NOT NULL, sequence INTEGER NOT NULL, result_id TEXT NOT NULL UNIQUE, created_ns INTEGER NOT NULL,
+    recipe TEXT NOT NULL, bank TEXT, verdict TEXT NOT NULL, reason TEXT, score REAL, threshold REAL, document BLOB NOT NULL,
+    PRIMARY KEY (station, sequence)
+) WITHOUT ROWID;
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL, enqueued_ns INTEGER NOT NULL
+);
+CREATE TABLE shots (
+    recipe TEXT NOT NULL, shot TEXT NOT NULL, file TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
+    registered_ns INTEGER NOT NULL, PRIMARY KEY (recipe, shot)
+);
+CREATE TABLE banks (
+    recipe TEXT NOT NULL, bank TEXT NOT NULL, calibration TEXT NOT NULL, built_ns INTEGER NOT NULL,
+    PRIMARY KEY (recipe, bank)
+);
+"""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message to publish."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Record:
+    """A result with its sequence, its JSON, and its messages in the order in which they are to be published."""
+
+    result: ResultOut
+    document: bytes
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A judged frame on its way into the ledger; `complete` gets the sequence and makes the record."""
+
+    station: str
+    complete: Callable[[int], Record]
+
+
+@dataclass(frozen=True)
+class OutboxRow:
+    """A message waiting for the broker's acknowledgement."""
+
+    id: int
+    topic: str
+    payload: bytes
+    enqueued_ns: int
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A registered reference shot; `file` is relative to the recipe's shots folder."""
+
+    recipe: str
+    shot: str
+    file: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class _Call:
+    run: Callable[[sqlite3.Connection], object]
+    future: "Future[object]"
+    durable: bool
+
+
+class Ledger:
+    """Owner of the ledger file. `submit` and `acknowledge` return at once; `call` gives a future."""
+
+    def __init__(self, folder: Path, on_committed: Callable[[list[ResultOut]], None] = lambda _: None) -> None:
+        """Open or create `folder`/ledger.sqlite3.
+
+        Raises StoreError when it cannot be written, is of another version, or another daemon has it.
+        """
+        self.path = folder / "ledger.sqlite3"
+        self._on_committed = on_committed
+        self._work: queue.SimpleQueue[Entry | _Call | int | None] = queue.SimpleQueue()
+        self.last_progress_s = time.monotonic()
+        self.failing = False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(folder)
+            try:
+                self._connection = self._open()
+            except BaseException:
+                self._lock.close()
+                raise
+        except (OSError, sqlite3.Error) as error:
+            mend = "Give the daemon's user write access to it, or set [store] path to a folder it may write"
+            raise StoreError(f"state folder {folder}: cannot be written ({error}). {mend}.") from None
+        rows = self._connection.execute("SELECT station, max(sequence) FROM results GROUP BY station")
+        self._sequences: dict[str, int] = {str(station): int(sequence) for station, sequence in rows}
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> sqlite3.Connection:
+        # isolation_level=None: transactions are begun by us. The thread check is off because opening and closing happen
+        # on the caller's thread, everything between on the ledger's.
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("BEGIN IMMEDIATE")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            for statement in SCHEMA.split(";\n"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+        if version not in (0, SCHEMA_VERSION):
+            connection.close()
+            mend = "Use the aprilcam release that wrote it, or another [store] path"
+            raise StoreError(f"{self.path}: made by ledger version {version}, this daemon needs {SCHEMA_VERSION}. {mend}.")
+        return connection
+
+    def submit(self, entries: Iterable[Entry]) -> None:
+        """Commit these, in this order, soon."""
+        for entry in entries:
+            self._work.put(entry)
+
+    def acknowledge(self, outbox_id: int) -> None:
+        """The broker has this message: it leaves the outbox with the next transaction."""
+        self._work.put(outbox_id)
+
+    def call(self, run: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> "Future[T]":
+        """Run on the ledger's thread in a transaction; `durable` waits for the disk."""
+        future: Future[T] = Future()
+        self._work.put(_Call(run, future, durable))  # type: ignore[arg-type]
+        return future
+
+    def reader(self) -> sqlite3.Connection:
+        """A read-only connection for the calling thread, which closes it."""
+        return sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, isolation_level=None)
+
+    def close(self) -> None:
+        """Commit what was submitted and close the file."""
+        self._work.put(None)
+        self._thread.join()
+        self._connection.close()
+        self._lock.close()
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            self.last_progress_s = time.monotonic()
+            try:
+                first = self._work.get(timeout=1.0)
+            except queue.Empty:
+                continue
+            batch = [first]
+            while len(batch) < 256:
+                try:
+                    batch.append(self._work.get_nowait())
+                except queue.Empty:
+                    break
+            stopping = None in batch
+            self._commit([item for item in batch if item is not None])
+
+    def _commit(self, batch: list[Entry | _Call | int]) -> None:
+        """One transaction for the batch. A disk that is full or failing is tried again until it works: an accepted result
+        is never dropped, and none is published before it is committed."""
+        delay_s = 0.1
+        while True:
+            try:
+                results, answers = self._write(batch)
+                break
+            except sqlite3.Error as error:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                if not self.failing:
+                    log.error("ledger %s: cannot commit (%s); trying again until it works", self.path, error)  # noqa: TRY400
+                self.failing = True
+                time.sleep(delay_s)
+                delay_s = min(delay_s * 2, 2.0)
+        if self.failing:
+            self.failing = False
+            log.warning("ledger %s: commits work again", self.path)
+        for call, answer in answers:
+            if isinstance(answer, BaseException):
+                call.future.set_exception(answer)
+            else:
+                call.future.set_result(answer)
+        if results:
+            self._on_committed(results)
+
+    def _write(self, batch: list[Entry | _Call | int]) -> tuple[list[ResultOut], list[tuple[_Call, object]]]:
+        durable = any(isinstance(item, _Call) and item.durable for item in batch)
+        connection = self._connection
+        if durable:
+            connection.execute("PRAGMA synchronous=FULL")
+        sequences = dict(self._sequences)
+        results: list[ResultOut] = []
+        answers: list[tuple[_Call, object]] = []
+        connection.execute("BEGIN IMMEDIATE")
+        for item in batch:
+            match item:
+                case int():
+                    connection.execute("DELETE FROM outbox WHERE id = ?", (item,))
+                case Entry():
+                    sequence = sequences.get(item.station, 0) + 1
+                    record = item.complete(sequence)
+                    self._insert(record)
+                    sequences[item.station] = sequence
+                    results.append(record.result)
+                case _Call():
+                    connection.execute("SAVEPOINT call")
+                    try:
+                        answers.append((item, item.run(connection)))
+                    except Exception as error:
+                        connection.execute("ROLLBACK TO call")
+                        answers.append((item, error))
+                    connection.execute("RELEASE call")
+        connection.execute("COMMIT")
+        if durable:
+            connection.execute("PRAGMA synchronous=NORMAL")
+        self._sequences = sequences
+        return results, answers
+
+    def _insert(self, record: Record) -> None:
+        result = record.result
+        self._connection.execute(
+            "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                result.station, result.sequence, result.result_id, int(result.created_at.timestamp() * 1e9), result.recipe,
+                result.bank, result.verdict, result.reason, result.score, result.threshold, record.document,
+            ),
+        )  # fmt: skip
+        now_ns = time.time_ns()
+        self._connection.executemany(
+            "INSERT INTO outbox (topic, payload, enqueued_ns) VALUES (?, ?, ?)",
+            [(message.topic, message.payload, now_ns) for message in record.messages],
+        )
+
+
+def _lock(folder: Path) -> TextIO:
+    """The folder belongs to one daemon: two would number results twice. The lock goes with the process, however it ends."""
+    file = (folder / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        mend = "Stop it, or give this one another [store] path"
+        raise StoreError(f"state folder {folder}: another aprilcam (process {owner}) uses it. {mend}.") from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def outbox_after(reader: sqlite3.Connection, outbox_id: int, limit: int) -> list[OutboxRow]:
+    """The next messages to publish, oldest first."""
+    rows = reader.execute(
+        "SELECT id, topic, payload, enqueued_ns FROM outbox WHERE id > ? ORDER BY id LIMIT ?", (outbox_id, limit)
+    )
+    return [OutboxRow(*row) for row in rows]
+
+
+def outbox_depth(reader: sqlite3.Connection) -> tuple[int, int | None]:
+    """(messages waiting, enqueue time of the oldest in ns since 1970, None when empty)."""
+    depth, oldest = reader.execute("SELECT count(*), min(enqueued_ns) FROM outbox").fetchone()
+    return int(depth), oldest
+
+
+def last_document(reader: sqlite3.Connection, station: str) -> bytes | None:
+    """The newest result's JSON of a station."""
+    row = reader.execute("SELECT document FROM results WHERE station = ? ORDER BY sequence DESC LIMIT 1", (station,)).fetchone()
+    return bytes(row[0]) if row else None

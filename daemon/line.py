@@ -1,0 +1,130 @@
+"""A station with its camera: what both together are doing, for the broker, for people and for Prometheus."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from connectors.contract import StateOut, StationState
+from connectors.metrics import GaugeRow
+from daemon.station import Station, Taught, Untaught
+from daemon.supervisor import CameraStatus, CameraSupervisor
+
+STOPPED = "the daemon was stopped"
+
+
+@dataclass(frozen=True)
+class StationView:
+    """A station as shown to people."""
+
+    station: str
+    camera: str
+    device: str
+    """The camera's name, and its driver, model and serial number once it was opened."""
+    recipe: str
+    state: StationState
+    reason: str | None
+    bank: str | None
+    threshold: float | None
+    shots: int
+    advice: str | None
+    """What would make the calibration better, None when it is good."""
+
+
+class Line:
+    """One station and its camera. `camera` and `restarts_seen` are written by the supervisor's thread only."""
+
+    def __init__(self, station: Station, supervisor: CameraSupervisor) -> None:
+        self.station = station
+        self.supervisor = supervisor
+        self.restarts_seen = 0
+        self.tried = threading.Event()
+        """The camera has been opened, or could not be."""
+        self._published: StateOut | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def camera(self) -> CameraStatus:
+        """How the camera is now."""
+        return self.supervisor.status
+
+    def state(self) -> tuple[StationState, str | None]:
+        """(state, why it is not ContinuousExecution)."""
+        camera, taught = self.camera, self.station.taught
+        if isinstance(taught, Untaught):
+            return "Error", taught.reason
+        if camera.finished:
+            return "Halted", camera.reason
+        if not camera.connected:
+            return "Preoperational", camera.reason or "the camera is being opened"
+        return "ContinuousExecution", None
+
+    @property
+    def published(self) -> StateOut | None:
+        """The state that was told last."""
+        return self._published
+
+    def changed_state(self, *, stopping: bool) -> StateOut | None:
+        """The state to tell, None when it is the one that was told. `since` moves when the state itself changes."""
+        state, reason = ("Halted", STOPPED) if stopping else self.state()
+        station = self.station
+        with self._lock:
+            previous = self._published
+            same = previous is not None and previous.state == state
+            document = StateOut(
+                station=station.name,
+                state=state,
+                reason=reason,
+                recipe=station.recipe.name,
+                bank=station.taught.bank.name if isinstance(station.taught, Taught) else None,
+                threshold=station.threshold,
+                camera=station.config.camera,
+                since=previous.since if previous is not None and same else datetime.now(UTC),
+            )
+            if document == previous:
+                return None
+            self._published = document
+            return document
+
+    def view(self) -> StationView:
+        """As shown to people."""
+        taught, camera = self.station.taught, self.camera
+        state, reason = self.state()
+        device = camera.camera
+        if (info := camera.info) is not None:
+            device = f"{device}: {' '.join(filter(None, (info.driver, info.model, info.serial)))}"
+            device += ", simulated" if info.is_simulated else ""
+        calibration = taught.calibration if isinstance(taught, Taught) else None
+        return StationView(
+            station=self.station.name,
+            camera=camera.camera,
+            device=device,
+            recipe=self.station.recipe.name,
+            state=state,
+            reason=reason,
+            bank=taught.bank.name if isinstance(taught, Taught) else None,
+            threshold=self.station.threshold,
+            shots=calibration.shots if calibration else 0,
+            advice=calibration.advice if calibration and calibration.provisional else None,
+        )
+
+    def gauges(self) -> Iterator[GaugeRow]:
+        """What is read at each scrape."""
+        station, camera = self.station, self.camera
+        label = (("station",), (station.name,))
+        yield "aprilcam_queue_depth", "Frames waiting for the inspector", *label, station.waiting()
+        yield (
+            "aprilcam_camera_connected",
+            "1 while the camera delivers or waits for triggers",
+            *label,
+            float(camera.connected),
+        )
+        if camera.last_frame_s is not None:
+            age_s = time.monotonic() - camera.last_frame_s
+            yield "aprilcam_frame_age_seconds", "Time since the newest frame came", *label, age_s
+        if (threshold := station.threshold) is not None:
+            yield "aprilcam_threshold", "Score above which a frame fails", *label, threshold
+        if isinstance(station.taught, Taught):
+            rows = sum(len(layer) for layer in station.taught.bank.layers)
+            yield "aprilcam_bank_patches", "Patch features in the bank", *label, rows

@@ -1,0 +1,197 @@
+"""The publisher: drains the outbox to the broker, in order, and keeps the retained topics true.
+
+One thread. Nothing here is waited for by the inspection path: the ledger wakes it, the broker's acknowledgements go back
+to the ledger.
+"""
+
+import logging
+import random
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from config.errors import MqttError
+from config.schema import MqttConfig
+from connectors.mqtt import MqttConnection
+from daemon.ledger import Ledger, OutboxRow, outbox_after
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5.0
+RETRY_S = (0.5, 15.0)
+"""First and longest wait between two attempts to connect; each wait doubles, with jitter so that daemons do not storm."""
+
+
+class PublishObserver(Protocol):
+    """Who is told how publishing goes (metrics)."""
+
+    def mqtt_connected(self, connected: bool) -> None:
+        """The connection came or went."""
+
+    def published(self, latency_s: float) -> None:
+        """A message was acknowledged, this long after it was committed."""
+
+
+class Publisher:
+    """Owner of the broker connection. `wake` and `retain` may be called from any thread."""
+
+    def __init__(
+        self,
+        config: MqttConfig,
+        ledger: Ledger,
+        will: tuple[str, bytes],
+        birth: Callable[[], dict[str, bytes]],
+        observer: PublishObserver,
+    ) -> None:
+        """`will` is (topic, payload) that the broker sends when we vanish; `birth` gives every retained message, asked for
+        on each connect."""
+        self._config = config
+        self._ledger = ledger
+        self._will = will
+        self._birth = birth
+        self._observer = observer
+        self._wake = threading.Condition()
+        self._work = False
+        self._stopping = False
+        self._lost: str | None = None
+        self._retained: dict[str, bytes] = {}
+        self._in_flight: dict[int, OutboxRow] = {}
+        self._reader: sqlite3.Connection | None = None
+        self._unread: deque[OutboxRow] = deque()
+        self._cursor = 0
+        self.connected = False
+        self.trouble: str | None = "not connected yet"
+        self.attempted = threading.Event()
+        self.last_progress_s = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to connect and publish."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """The outbox has something new."""
+        with self._wake:
+            self._work = True
+            self._wake.notify()
+
+    def retain(self, topic: str, payload: bytes) -> None:
+        """Publish a retained message, after what is committed where the window allows; only the newest per topic is sent."""
+        with self._wake:
+            self._retained[topic] = payload
+            self._work = True
+            self._wake.notify()
+
+    def stop(self, farewell: tuple[str, bytes], drain_s: float) -> None:
+        """Send what is left for at most `drain_s`, then the retained farewell, and disconnect cleanly."""
+        deadline_s = time.monotonic() + drain_s
+        with self._wake:
+            while self.connected and time.monotonic() < deadline_s and (self._work or self._in_flight or self._unread):
+                self._wake.wait(0.02)
+            self._retained = {farewell[0]: farewell[1]}
+            self._stopping = True
+            self._work = True
+            self._wake.notify()
+        self._thread.join(CONNECT_TIMEOUT_S + 5)
+
+    def _run(self) -> None:
+        self._reader = self._ledger.reader()
+        wait_s = RETRY_S[0]
+        while not self._stopping:
+            self.last_progress_s = time.monotonic()
+            connection = self._connect()
+            if connection is None:
+                with self._wake:
+                    self._wake.wait_for(lambda: self._stopping, wait_s * random.uniform(0.8, 1.2))  # noqa: S311
+                wait_s = min(wait_s * 2, RETRY_S[1])
+                continue
+            wait_s = RETRY_S[0]
+            self._serve(connection)
+        self._reader.close()
+
+    def _connect(self) -> MqttConnection | None:
+        # What was acknowledged on the last connection must have left the outbox before it is read again.
+        self._ledger.call(lambda _: None).result()
+        self._lost = None
+        self._cursor = 0
+        self._unread.clear()
+        self._in_flight.clear()
+        try:
+            connection = MqttConnection(self._config, self._will, self._acknowledged, self._lose)
+            connection.open(CONNECT_TIMEOUT_S)
+        except MqttError as error:
+            if self.trouble != str(error):
+                log.warning("%s Inspection goes on, results wait in the outbox.", error)
+            self.trouble = str(error)
+            return None
+        finally:
+            self.attempted.set()
+        with self._wake:
+            self.connected, self.trouble = True, None
+            self._retained.clear()
+            self._work = True
+        for topic, payload in self._birth().items():
+            connection.publish(topic, payload, retain=True)
+        self._observer.mqtt_connected(True)
+        log.info("connected to broker %s:%d", self._config.host, self._config.port)
+        return connection
+
+    def _serve(self, connection: MqttConnection) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._work or self._lost is not None, 1.0)
+                self._work = False
+                lost, stopping = self._lost, self._stopping
+            self.last_progress_s = time.monotonic()
+            if lost is not None:
+                break
+            self._drain(connection)
+            with self._wake:
+                retained, self._retained = self._retained, {}
+            for topic, payload in retained.items():
+                connection.publish(topic, payload, retain=True)
+            if stopping:
+                connection.close()
+                break
+        with self._wake:
+            self.connected = False
+            self.trouble = f"connection lost: {lost}" if lost else "stopped"
+            self._wake.notify_all()
+        self._observer.mqtt_connected(False)
+        if lost is not None:
+            log.warning("connection to the broker lost (%s); results wait in the outbox", lost)
+            connection.close()
+
+    def _drain(self, connection: MqttConnection) -> None:
+        """Send until nothing in the outbox is unsent, or the window is full."""
+        assert self._reader is not None  # noqa: S101 - opened by _run
+        while True:
+            if not self._unread:
+                self._unread.extend(outbox_after(self._reader, self._cursor, 4 * self._config.in_flight))
+            if not self._unread:
+                return
+            while self._unread:
+                with self._wake:
+                    if self._lost is not None or len(self._in_flight) >= self._config.in_flight:
+                        return
+                    row = self._unread.popleft()
+                    self._in_flight[row.id] = row
+                self._cursor = row.id
+                connection.publish(row.topic, row.payload, token=row.id)
+
+    def _acknowledged(self, outbox_id: int) -> None:
+        self._ledger.acknowledge(outbox_id)
+        with self._wake:
+            row = self._in_flight.pop(outbox_id, None)
+            self._work = self._work or bool(self._unread)  # the window was full and has room now
+            self._wake.notify_all()
+        if row is not None:
+            self._observer.published(max(0.0, (time.time_ns() - row.enqueued_ns) / 1e9))
+
+    def _lose(self, reason: str) -> None:
+        with self._wake:
+            self._lost = reason
+            self._wake.notify_all()

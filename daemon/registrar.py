@@ -1,0 +1,207 @@
+"""The registrar: keeps reference shots as the original files, and makes the bank that belongs to them.
+
+A shot is acknowledged when its file and its row are on the disk. A bank is named by the hash of all that made it, so the
+bank that fits the shots either is there already or is built; a bad build changes nothing.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from config.errors import PictureError, StoreError
+from config.schema import RecipeConfig, Region
+from connectors.cameras.pictures import list_pictures, read_picture
+from daemon.ledger import Ledger, Shot
+from daemon.station import Taught, Untaught
+from model.bank import BankManifest, build_bank, load_bank
+from model.calibration import Calibration, calibrate
+from model.detector import Detector
+from model.errors import BankError, ModelError
+from model.features import join
+
+log = logging.getLogger(__name__)
+
+Pixels = NDArray[np.uint8]
+Progress = Callable[[str, int, int], None]
+"""(what is being done, steps done, steps in all)."""
+ENCODE_AT_ONCE = 8
+CALIBRATION = TypeAdapter(Calibration)
+
+
+def pixel_hash(pixels: Pixels) -> str:
+    """SHA-256 over shape and pixels: the same picture in another file format is the same shot."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A picture that is now, or already was, a shot of the recipe."""
+
+    shot: str
+    new: bool
+
+
+class Registrar:
+    """Owner of the folder `recipes/` of the state folder. Used by one thread at a time."""
+
+    def __init__(self, store: Path, ledger: Ledger, detector: Detector) -> None:
+        self._recipes = store / "recipes"
+        self._ledger = ledger
+        self._detector = detector
+
+    def shots(self, recipe: str) -> list[Shot]:
+        """The recipe's shots, in the order in which they were registered."""
+
+        def read(connection: sqlite3.Connection) -> list[Shot]:
+            rows = connection.execute(
+                "SELECT recipe, shot, file, width, height FROM shots WHERE recipe = ? ORDER BY registered_ns, shot",
+                (recipe,),
+            )
+            return [Shot(*row) for row in rows]
+
+        return self._ledger.call(read).result()
+
+    def register(self, recipe: RecipeConfig, picture: Path) -> Registered:
+        """Make a picture file a reference shot; durable when this returns.
+
+        Raises PictureError when it cannot be read or does not hold the recipe's region, StoreError when the disk refuses.
+        """
+        pixels = read_picture(picture)
+        crop(pixels, recipe.region, str(picture))
+        shot = pixel_hash(pixels)
+        if any(known.shot == shot for known in self.shots(recipe.name)):
+            return Registered(shot, new=False)
+        folder = self._recipes / recipe.name / "shots"
+        file = f"{shot[:16]}{picture.suffix.lower()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _store_durably(picture, folder / file)
+        except OSError as error:
+            raise StoreError(
+                f"{folder}: cannot store shot {picture.name} ({error.strerror}). Free space or mend its rights."
+            ) from None
+        height, width = pixels.shape[:2]
+        row = (recipe.name, shot, file, width, height, time.time_ns())
+        self._ledger.call(
+            lambda connection: connection.execute("INSERT INTO shots VALUES (?, ?, ?, ?, ?, ?)", row), durable=True
+        ).result()
+        return Registered(shot, new=True)
+
+    def register_folder(self, recipe: RecipeConfig, progress: Progress) -> list[str]:
+        """Register every picture of the recipe's configured folder. Gives a message for each that was refused."""
+        refused: list[str] = []
+        pictures = list_pictures(recipe.shots) if recipe.shots is not None else []
+        for done, picture in enumerate(pictures):
+            progress(f"recipe {recipe.name}: reading reference shots", done, len(pictures))
+            try:
+                self.register(recipe, picture)
+            except PictureError as error:
+                refused.append(str(error))
+                log.warning("recipe %s: reference shot refused: %s", recipe.name, error)
+        if pictures:
+            progress(f"recipe {recipe.name}: reading reference shots", len(pictures), len(pictures))
+        return refused
+
+    def teach(self, recipe: RecipeConfig, progress: Progress) -> Taught | Untaught:
+        """The bank and the calibration of the recipe's shots: loaded where they are there, else built, checked and stored."""
+        shots = self.shots(recipe.name)
+        if not shots:
+            return Untaught(f"recipe {recipe.name!r} has no reference shots; put pictures of good parts into its shots folder")
+        manifest = BankManifest(self._detector.fingerprint, tuple(shot.shot for shot in shots), _box(recipe.region))
+        folder = self._recipes / recipe.name / "banks" / manifest.hash[:16]
+        try:
+            taught = self._load(recipe, manifest, folder)
+            return taught or self._build(recipe, manifest, shots, folder, progress)
+        except (ModelError, PictureError, StoreError) as error:
+            log.error("recipe %s: no bank: %s", recipe.name, error)  # noqa: TRY400 - the message says it all
+            return Untaught(str(error))
+
+    def _load(self, recipe: RecipeConfig, manifest: BankManifest, folder: Path) -> Taught | None:
+        def read(connection: sqlite3.Connection) -> str | None:
+            row = connection.execute(
+                "SELECT calibration FROM banks WHERE recipe = ? AND bank = ?", (recipe.name, manifest.hash)
+            ).fetchone()
+            return str(row[0]) if row else None
+
+        stored = self._ledger.call(read).result()
+        if stored is None or not folder.is_dir():
+            return None
+        try:
+            bank = load_bank(folder, manifest.fingerprint, self._detector.extractor.device, manifest.hash)
+        except BankError as error:
+            log.warning("recipe %s: %s. It is built again from the shots", recipe.name, error)
+            shutil.rmtree(folder)
+            return None
+        return Taught(bank, CALIBRATION.validate_json(stored))
+
+    def _build(self, recipe: RecipeConfig, manifest: BankManifest, shots: list[Shot], folder: Path, progress: Progress) -> Taught:
+        what = f"recipe {recipe.name}: building the bank"
+        source = self._recipes / recipe.name / "shots"
+        features = []
+        for start in range(0, len(shots), ENCODE_AT_ONCE):
+            progress(what, start, len(shots))
+            pictures = [
+                crop(read_picture(source / shot.file), recipe.region, shot.file) for shot in shots[start : start + ENCODE_AT_ONCE]
+            ]
+            features.append(self._detector.encode(pictures))
+        bank = build_bank(join(features), fingerprint=manifest.fingerprint, shots=manifest.shots, region=manifest.region)
+        calibration = calibrate(self._detector, bank)
+        progress(what, len(shots), len(shots))
+        try:
+            bank.save(folder)
+        except OSError as error:
+            raise StoreError(f"{folder}: cannot store the bank ({error.strerror}). Free space or mend its rights.") from None
+        row = (recipe.name, manifest.hash, CALIBRATION.dump_json(calibration).decode(), time.time_ns())
+        self._ledger.call(
+            lambda connection: connection.execute("INSERT OR REPLACE INTO banks VALUES (?, ?, ?, ?)", row), durable=True
+        ).result()
+        log.info(
+            "recipe %s: bank %s built from %d shots, threshold %.4f",
+            recipe.name,
+            bank.name,
+            len(shots),
+            calibration.threshold,
+        )
+        return Taught(bank, calibration)
+
+
+def crop(pixels: Pixels, region: Region | None, name: str) -> Pixels:
+    """The region of interest of a picture. Raises PictureError when the picture does not hold it."""
+    if region is None:
+        return pixels
+    height, width = pixels.shape[:2]
+    if region.x + region.width > width or region.y + region.height > height:
+        raise PictureError(
+            f"{name}: {width} x {height} pixels do not hold the region x={region.x} y={region.y} "
+            f"{region.width} x {region.height}. Take the picture with the station's camera, or mend the recipe's region."
+        )
+    return pixels[region.y : region.y + region.height, region.x : region.x + region.width]
+
+
+def _box(region: Region | None) -> tuple[int, int, int, int] | None:
+    return (region.x, region.y, region.width, region.height) if region else None
+
+
+def _store_durably(source: Path, target: Path) -> None:
+    temporary = target.with_suffix(target.suffix + ".part")
+    shutil.copyfile(source, temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,357 @@
+"""The daemon: puts the parts together, starts and stops them in order, and says how they are."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from config.schema import Config
+from connectors.contract import Reason, ResultOut, StatusOut, Topics
+from connectors.metrics import GaugeRow, Metrics
+from connectors.systemd import Notifier
+from daemon.finisher import Finisher
+from daemon.frame import Frame
+from daemon.inspector import Inspector
+from daemon.ledger import Ledger, last_document, outbox_depth
+from daemon.line import Line, StationView
+from daemon.presets import load_preset
+from daemon.publisher import Publisher
+from daemon.registrar import Registrar
+from daemon.station import Station, Taught, Untaught
+from daemon.supervisor import CameraStatus, CameraSupervisor
+from daemon.web.app import HttpServer, create_app
+from model.detector import Detector
+from model.features import create_extractor
+
+log = logging.getLogger(__name__)
+
+VERSION = version("aprilcam")
+STUCK_S = 60.0
+"""A part of the pipeline that makes no progress for so long is stuck: the daemon ends with exit 1 and is started again."""
+STOPPED = "the daemon was stopped"
+DRAIN_S = 5.0
+"""How long a stop waits for the broker to take what is committed; the rest waits in the outbox for the next start."""
+
+
+class Observer(Protocol):
+    """Who shows a person what happens (the console)."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """A step of the start-up."""
+
+    def result(self, result: ResultOut) -> None:
+        """A committed result. Must return at once."""
+
+
+class _StoppedEarly(Exception):
+    """A signal came while the daemon was starting."""
+
+
+class Service:
+    """Everything that runs in the daemon process."""
+
+    def __init__(self, config: Config, config_path: Path, observer: Observer) -> None:
+        self.config = config
+        self.metrics = Metrics(VERSION)
+        self.topics = Topics(config.mqtt.prefix)
+        self.started_at = datetime.now(UTC)
+        self._base = config_path.resolve().parent
+        self._observer = observer
+        self._notifier = Notifier()
+        self._stop = threading.Event()
+        self._stopping = False
+        self._broken: str | None = None
+        self._state_lock = threading.Lock()
+        self._lines: dict[str, Line] = {}
+        self._inspector: Inspector | None = None
+        self._running = ExitStack()
+        self.http_url = ""
+        self.outbox_left = 0
+        """Messages that the broker had not acknowledged at the stop."""
+
+    def start(self) -> None:
+        """Bring everything up: state folder, HTTP, model, banks, broker, cameras. Returns once each camera has been tried.
+
+        SIGINT and SIGTERM end it early, and `run` then returns at once. Raises ConfigError, StoreError, AddressError and
+        ModelError; what was started by then is stopped again.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._signalled)
+        with ExitStack() as stack:
+            try:
+                self._start(stack)
+            except _StoppedEarly:
+                log.info("stopped while starting")
+            self._running = stack.pop_all()
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        self._observer.progress(what, done, total)
+        if self._stop.is_set():
+            raise _StoppedEarly
+
+    def _start(self, stack: ExitStack) -> None:
+        config, store = self.config, self.config.store.path
+        spec = load_preset(config.inference.preset, self._base)
+        self.ledger = Ledger(store, self._committed)
+        stack.callback(self.ledger.close)
+        stack.callback(self._count_outbox)
+        self._publisher = Publisher(config.mqtt, self.ledger, self._status("offline"), self._birth, self.metrics)
+        self._publisher.start()
+        stack.callback(lambda: self._publisher.stop(self._status("stopped"), DRAIN_S))
+        self._http = HttpServer(config.http, create_app(self.metrics.text, self.alive, self.ready))
+        self.http_url = self._http.url
+        self._http.start()
+        stack.callback(self._http.stop)
+
+        self._progress(f"loading model {spec.name}", 0, 1)
+        extractor = create_extractor(spec, config.inference.device, config.inference.threads)
+        detector = Detector(extractor)
+        self._progress(f"loading model {spec.name}", 1, 1)
+        self.registrar = Registrar(store, self.ledger, detector)
+        self._finisher = Finisher(self.topics, on_error=self.metrics.finish_errors.inc)
+        stack.callback(self._finisher.close)
+        self._add_stations(detector)
+
+        self.metrics.scrape_with(self._gauges)
+        self._inspector = inspector = Inspector(
+            detector,
+            [line.station for line in self._lines.values()],
+            self._finisher,
+            max_batch=config.inference.max_batch,
+            max_wait_s=config.inference.max_wait_ms / 1e3,
+            on_batch=self.metrics.batch.observe,
+            on_broken=self._break,
+        )
+        inspector.start()
+        # Stopped in the opposite order: cameras, then the inspector with what waits, then the ledger, then the broker.
+        stack.callback(self._settle)
+        stack.callback(inspector.stop)
+        for line in self._lines.values():
+            line.supervisor.start()
+        stack.callback(self._stop_cameras)
+        for tried in (*(line.tried for line in self._lines.values()), self._publisher.attempted):
+            while not tried.wait(0.05) and not self._stop.is_set():
+                pass
+
+    def _add_stations(self, detector: Detector) -> None:
+        config = self.config
+        taught: dict[str, Taught | Untaught] = {}
+        for station_config in config.stations:
+            recipe = config.recipe(station_config.recipe)
+            if recipe.name not in taught:
+                self.registrar.register_folder(recipe, self._progress)
+                taught[recipe.name] = self.registrar.teach(recipe, self._progress)
+            station = Station(station_config, recipe, config.takes_every_frame(station_config), self.ledger.submit)
+            station.taught = taught[recipe.name]
+            self.metrics.add_station(station.name, recipe.name)
+            camera = config.camera(station_config.camera)
+            supervisor = CameraSupervisor(
+                camera,
+                on_frame=partial(self._arrived, station),
+                on_change=partial(self._camera_changed, station.name),
+                slots=station_config.queue_frames + 2 * config.inference.max_batch + 2,
+            )
+            self._lines[station.name] = line = Line(station, supervisor)
+            self._tell_state(line, quietly=True)
+            if isinstance(station.taught, Taught):
+                # The first real part is to be as quick as the others.
+                size = (recipe.region.height, recipe.region.width) if recipe.region else (256, 256)
+                detector.judge([np.zeros(size, np.uint8)], [station.taught.bank])
+
+    def run(self) -> int:
+        """Wait for SIGINT or SIGTERM while feeding the watchdog. The exit code."""
+        if not self._stop.is_set():
+            self._notifier.ready()
+        tick_s = min(1.0, (self._notifier.watchdog_s or 3.0) / 3)
+        while not self._stop.wait(tick_s):
+            well, detail = self.alive()
+            if well:
+                self._notifier.alive()
+            elif self._broken is None:
+                self._break(str(detail["trouble"]))
+            self._notifier.status(self._summary())
+        return 1 if self._broken else 0
+
+    def _signalled(self, number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # the second one ends us at once
+        self._stop.set()
+
+    def stop(self) -> None:
+        """Stop everything in order; what was accepted is committed, and published where the broker is there."""
+        self._notifier.stopping()
+        self._stopping = True
+        self._running.close()
+        self._notifier.close()
+
+    def _stop_cameras(self) -> None:
+        stoppers = [threading.Thread(target=line.supervisor.stop, args=(3.0,)) for line in self._lines.values()]
+        for stopper in stoppers:
+            stopper.start()
+        for stopper in stoppers:
+            stopper.join()
+
+    def _count_outbox(self) -> None:
+        self.outbox_left = self.ledger.call(lambda connection: outbox_depth(connection)[0]).result()
+
+    def _settle(self) -> None:
+        self._finisher.close()
+        self.ledger.call(lambda _: None).result()
+
+    def _break(self, reason: str) -> None:
+        log.critical("giving up: %s", reason)
+        self._broken = reason
+        self._stop.set()
+
+    # Frames in, results out.
+
+    def _arrived(self, station: Station, frame: Frame) -> None:
+        """On the camera supervisor's thread."""
+        frames = self.metrics.frames
+        if frame.fault is not None or frame.pixels is None:
+            frames.labels(station.name, "faulty").inc()
+            detail = frame.fault or "no pixels"
+            self._finisher.unknown(station.enter(frame), _reason_of(detail), detail)
+            return
+        offer = station.offer(frame)
+        if offer.refused is not None:
+            frames.labels(station.name, "refused").inc()
+            self._finisher.unknown(offer.ticket, offer.refused, f"{station.config.queue_frames} frames were waiting already")
+            return
+        if offer.displaced is not None:
+            frames.labels(station.name, "skipped").inc()
+        if self._inspector is not None:
+            self._inspector.notify()
+
+    def _committed(self, results: list[ResultOut]) -> None:
+        """On the ledger's thread."""
+        newest: dict[str, ResultOut] = {}
+        for result in results:
+            newest[result.station] = result
+            times = result.processing_times
+            self.metrics.results.labels(result.station, result.recipe, result.verdict, result.reason or "").inc()
+            stages = {
+                "acquire": times.acquire_s,
+                "queue": times.queue_s,
+                "inference": times.inference_s,
+                "finish": times.finish_s,
+                "total": times.total_s,
+            }
+            for stage, seconds in stages.items():
+                self.metrics.latency.labels(result.station, stage).observe(seconds)
+            if result.score is not None:
+                self.metrics.frames.labels(result.station, "judged").inc()
+                self.metrics.score.labels(result.station, result.recipe).observe(result.score)
+            self._observer.result(result)
+        for station, result in newest.items():
+            self._publisher.retain(self.topics.last(station), result.encode())
+        self._publisher.wake()
+
+    # State.
+
+    def _camera_changed(self, name: str, status: CameraStatus) -> None:
+        """On the camera supervisor's thread."""
+        line = self._lines[name]
+        self.metrics.camera_restarts.labels(line.station.name).inc(status.restarts - line.restarts_seen)
+        line.restarts_seen = status.restarts
+        if status.reason != "starting":
+            line.tried.set()
+        self._tell_state(line)
+
+    def _tell_state(self, line: Line, *, quietly: bool = False) -> None:
+        document = line.changed_state(stopping=self._stopping)
+        if document is None:
+            return
+        if not self._stopping and not quietly:
+            level = logging.INFO if document.state in ("ContinuousExecution", "Halted") else logging.WARNING
+            reason = f" ({document.reason})" if document.reason else ""
+            log.log(level, "station %s: %s%s", document.station, document.state, reason)
+        self._publisher.retain(self.topics.state(document.station), document.encode())
+
+    def _status(self, status: str) -> tuple[str, bytes]:
+        document = StatusOut.model_validate({"status": status, "version": VERSION, "since": self.started_at})
+        return self.topics.status, document.encode()
+
+    def _birth(self) -> dict[str, bytes]:
+        """Every retained message, for a broker that may have lost them. On the publisher's thread."""
+        topic, online = self._status("online")
+        birth = {topic: online}
+        reader = self.ledger.reader()
+        try:
+            for name, line in list(self._lines.items()):
+                if line.published is not None:
+                    birth[self.topics.state(name)] = line.published.encode()
+                if (document := last_document(reader, name)) is not None:
+                    birth[self.topics.last(name)] = document
+        finally:
+            reader.close()
+        return birth
+
+    def views(self) -> list[StationView]:
+        """Every station as shown to people."""
+        return [line.view() for line in list(self._lines.values())]
+
+    @property
+    def broker_trouble(self) -> str | None:
+        """Why the broker is not connected, None while it is."""
+        return self._publisher.trouble
+
+    def alive(self) -> tuple[bool, dict[str, Any]]:
+        """Whether the pipeline makes progress."""
+        trouble = self._broken
+        if trouble is None and self._inspector is not None:
+            now_s = time.monotonic()
+            idle_s = {
+                "inspector": now_s - self._inspector.last_progress_s,
+                "ledger": now_s - self.ledger.last_progress_s,
+            }
+            for name, line in list(self._lines.items()):
+                pending = line.station.oldest_pending()
+                idle_s[f"station {name}"] = now_s - pending.frame.arrived_s if pending else 0.0
+            part, longest_s = max(idle_s.items(), key=lambda item: item[1])
+            if longest_s > STUCK_S:
+                trouble = f"{part} has made no progress for {longest_s:.0f} s"
+        return trouble is None, {
+            "status": "ok" if trouble is None else "failed",
+            "version": VERSION,
+            "trouble": trouble,
+        }
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether every station can give verdicts."""
+        views = self.views()
+        well = bool(views) and all(view.state in ("ContinuousExecution", "Halted") for view in views)
+        stations = {view.station: {"state": view.state, "reason": view.reason} for view in views}
+        return well, {"status": "ready" if well else "not ready", "stations": stations}
+
+    def _summary(self) -> str:
+        states = ", ".join(f"{view.station}: {view.state}" for view in self.views())
+        return f"{states}; broker {'connected' if self._publisher.connected else 'away'}"
+
+    def _gauges(self) -> Iterable[GaugeRow]:
+        """Read at each scrape, on the HTTP thread."""
+        for line in list(self._lines.values()):
+            yield from line.gauges()
+        reader = self.ledger.reader()
+        try:
+            depth, oldest_ns = outbox_depth(reader)
+        finally:
+            reader.close()
+        age_s = max(0.0, time.time() - oldest_ns / 1e9) if oldest_ns is not None else 0.0
+        yield "aprilcam_outbox_depth", "Messages the broker has not acknowledged", (), (), depth
+        yield "aprilcam_outbox_oldest_age_seconds", "Age of the oldest of them", (), (), age_s
+
+
+def _reason_of(fault: str) -> Reason:
+    kind = fault.split(":", 1)[0]
+    if kind == "overload":
+        return "overload"
+    return "incomplete" if kind == "incomplete" else "unreadable"

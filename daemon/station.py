@@ -1,0 +1,140 @@
+"""Stations: where frames wait, and where their results are put back into the order in which the frames came.
+
+Every frame that enters gets a ticket. A ticket ends as a result or, at stations that take only the newest frame, as a
+skip. Tickets end in any order (a fault at once, a judgement after the model); results leave in frame order.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from config.schema import RecipeConfig, Region, StationConfig
+from connectors.contract import Reason
+from daemon.frame import Frame
+from daemon.ledger import Entry
+from model.bank import Bank
+from model.calibration import Calibration
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What judges a station's frames: replaced whole, by one assignment."""
+
+    bank: Bank
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class Untaught:
+    """Why a station's frames cannot be judged."""
+
+    reason: str
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One frame's way through the daemon. Owned by whichever stage holds it; `entry` is set once."""
+
+    station: "Station"
+    frame: Frame
+    entry: Entry | None = None
+    skipped: bool = False
+    taken_s: float = 0.0
+    """Monotonic: when the inspector took it."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What became of a frame that was offered: the ticket, whose turn it is now; the ticket it displaced; a refusal."""
+
+    ticket: Ticket
+    displaced: Ticket | None = None
+    refused: Reason | None = None
+
+
+@dataclass
+class Station:
+    """One station's bounded queue and its order. All methods may be called from any thread."""
+
+    config: StationConfig
+    recipe: RecipeConfig
+    takes_every_frame: bool
+    submit: Callable[[Sequence[Entry]], None]
+    taught: Taught | Untaught = field(default_factory=lambda: Untaught("starting"))
+    _queue: deque[Ticket] = field(default_factory=deque)
+    _order: deque[Ticket] = field(default_factory=deque)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def name(self) -> str:
+        """The station's name."""
+        return self.config.name
+
+    @property
+    def region(self) -> Region | None:
+        """The recipe's region of interest, None for the whole frame."""
+        return self.recipe.region
+
+    @property
+    def threshold(self) -> float | None:
+        """Score above which a frame fails: the recipe's own, else the calibrated one; None without a bank."""
+        return self.threshold_of(self.taught) if isinstance(self.taught, Taught) else self.recipe.threshold
+
+    def threshold_of(self, taught: Taught) -> float:
+        """The same, for frames judged by `taught`."""
+        return self.recipe.threshold or taught.calibration.threshold
+
+    def offer(self, frame: Frame) -> Offer:
+        """Queue a frame that can be judged. A full queue refuses it where every frame counts, else gives up its oldest."""
+        ticket = Ticket(self, frame)
+        with self._lock:
+            self._order.append(ticket)
+            displaced = None
+            if len(self._queue) >= self.config.queue_frames:
+                if self.takes_every_frame:
+                    return Offer(ticket, refused="overload")
+                displaced = self._queue.popleft()
+            self._queue.append(ticket)
+        if displaced is not None:
+            self._end(displaced, None)
+        return Offer(ticket, displaced)
+
+    def enter(self, frame: Frame) -> Ticket:
+        """A ticket for a frame that cannot be judged: it takes its place in the order, not in the queue."""
+        ticket = Ticket(self, frame)
+        with self._lock:
+            self._order.append(ticket)
+        return ticket
+
+    def take(self) -> Ticket | None:
+        """The frame that has waited longest, None when none waits."""
+        with self._lock:
+            return self._queue.popleft() if self._queue else None
+
+    def waiting(self) -> int:
+        """Frames in the queue."""
+        return len(self._queue)
+
+    def oldest_pending(self) -> Ticket | None:
+        """The frame that came first among those without an end."""
+        with self._lock:
+            return self._order[0] if self._order else None
+
+    def finish(self, ticket: Ticket, entry: Entry) -> None:
+        """End a ticket with a result, and submit every result whose turn has come."""
+        self._end(ticket, entry)
+
+    def _end(self, ticket: Ticket, entry: Entry | None) -> None:
+        with self._lock:
+            if ticket.entry is not None or ticket.skipped:
+                return  # a frame has one end; the first one counts
+            ticket.entry, ticket.skipped = entry, entry is None
+            ready: list[Entry] = []
+            while self._order and (self._order[0].entry is not None or self._order[0].skipped):
+                first = self._order.popleft()
+                if first.entry is not None:
+                    ready.append(first.entry)
+            # Submitted under the lock: two threads must not overtake each other between here and the ledger's queue.
+            if ready:
+                self.submit(ready)

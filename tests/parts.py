@@ -1,0 +1,35 @@
+"""Parts drawn by the tests: a grey disc with holes on a dark belt, good or with a scratch."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+SIZE = 256
+
+
+def draw_part(seed: int, *, scratched: bool = False) -> NDArray[np.uint8]:
+    """256 x 256 grey. Same seed, same picture; place, light and noise vary a little, as on a line."""
+    random = np.random.default_rng(seed)
+    picture = np.full((SIZE, SIZE), 40, np.uint8)
+    x, y = 128 + int(random.integers(-2, 3)), 128 + int(random.integers(-2, 3))
+    cv2.circle(picture, (x, y), 90, 170, -1, cv2.LINE_AA)
+    for angle in np.linspace(0, 2 * np.pi, 6, endpoint=False):
+        hole = (x + int(55 * np.cos(angle)), y + int(55 * np.sin(angle)))
+        cv2.circle(picture, hole, 12, 40, -1, cv2.LINE_AA)
+    if scratched:
+        cv2.line(picture, (x - 35, y - 20), (x + 25, y + 30), 245, 5, cv2.LINE_AA)
+    noisy = picture * random.uniform(0.97, 1.03) + random.normal(0, 2, picture.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def write_parts(folder: Path, seeds: range, *, scratched: bool = False, start: int = 0) -> list[Path]:
+    """Pictures in name order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index, seed in enumerate(seeds, start):
+        path = folder / f"{index:04d}.png"
+        assert cv2.imwrite(str(path), draw_part(seed, scratched=scratched))
+        paths.append(path)
+    return paths

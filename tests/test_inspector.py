@@ -1,0 +1,245 @@
+"""daemon/station.py, inspector.py, finisher.py: order, fairness, overload, and models that fail.
+
+The judge here is a stand-in where the fault cannot be had from a real model on this machine (out of memory, a broken
+device); maps are otherwise made of the picture's own pixels, so that each result can be told from its frame.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from config.schema import RecipeConfig, StationConfig
+from connectors.contract import ResultOut, Topics
+from daemon.finisher import Finisher, uuid7
+from daemon.frame import Frame
+from daemon.inspector import Inspector
+from daemon.ledger import Ledger
+from daemon.station import Station, Taught, Untaught
+from model.bank import Bank
+from tests.broker import wait_for
+
+Maps = NDArray[np.float32]
+
+
+class PixelJudge:
+    """Maps whose every pixel is the picture's first pixel / 255; `before` may raise or wait."""
+
+    def __init__(self, before: Callable[[Sequence[NDArray[np.uint8]]], None] = lambda _: None) -> None:
+        self.before = before
+        self.batches: list[list[int]] = []
+
+    def judge(self, pictures: Sequence[NDArray[np.uint8]], banks: Sequence[Bank]) -> Maps:
+        self.batches.append([int(picture[0, 0]) for picture in pictures])
+        self.before(pictures)
+        return np.stack([np.full((8, 8), picture[0, 0] / 255, np.float32) for picture in pictures])
+
+
+class Floor:
+    """Stations, inspector, finisher and ledger, joined as the service joins them."""
+
+    def __init__(
+        self, folder: Path, judge: PixelJudge, taught: Taught | Untaught, *stations: dict[str, Any], max_batch: int = 4
+    ) -> None:
+        self.results: list[ResultOut] = []
+        self.broken: list[str] = []
+        self.ledger = Ledger(folder, self.results.extend)
+        self.finisher = Finisher(Topics("t"))
+        recipe = RecipeConfig(name="r", object="thing")
+        self.stations = [
+            Station(
+                StationConfig(camera="c", recipe="r", **{key: value for key, value in options.items() if key != "every"}),
+                recipe,
+                options.get("every", True),
+                self.ledger.submit,
+                taught,
+            )
+            for options in stations
+        ]
+        self.inspector = Inspector(
+            judge, self.stations, self.finisher, max_batch=max_batch, max_wait_s=0.0, on_broken=self.broken.append
+        )
+
+    def offer(self, station: int, value: int) -> None:
+        """A frame whose pixels and number are `value`."""
+        offer = self.stations[station].offer(frame(value))
+        if offer.refused:
+            self.finisher.unknown(offer.ticket, offer.refused, "full")
+        self.inspector.notify()
+
+    def of(self, station: int) -> list[ResultOut]:
+        return [result for result in self.results if result.station == self.stations[station].name]
+
+    def stop(self) -> None:
+        self.inspector.stop()
+        self.finisher.close()
+        self.ledger.close()
+
+
+def frame(value: int, fault: str | None = None) -> Frame:
+    pixels = None if fault else np.full((20, 30), value, np.uint8)
+    return Frame(
+        camera="c", number=value, timestamp_ns=0, clock="host", trigger="free_run", arrived_at=datetime.now(UTC),
+        arrived_s=0.0, acquire_s=0.0, pixels=pixels, fault=fault, is_simulated=True,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def floor(tmp_path: Path, taught: Taught) -> Iterator[Callable[..., Floor]]:
+    floors: list[Floor] = []
+
+    def make(judge: PixelJudge, *stations: dict[str, Any], **options: Any) -> Floor:
+        floors.append(Floor(tmp_path / str(len(floors)), judge, options.pop("taught", taught), *stations, **options))
+        return floors[-1]
+
+    yield make
+    for one in floors:
+        one.stop()
+
+
+def test_results_leave_in_frame_order_with_faults_between(floor: Callable[..., Floor]) -> None:
+    line = floor(PixelJudge(), {"name": "a", "queue_frames": 100})
+    for value in range(0, 100, 2):
+        line.offer(0, value)
+        line.finisher.unknown(line.stations[0].enter(frame(value + 1, "incomplete: half")), "incomplete", "half")
+    line.inspector.start()
+    wait_for(lambda: len(line.results) == 100, "every result")
+    assert [result.frame.number for result in line.results] == list(range(100))
+    assert [result.verdict for result in line.results[:4]] == ["pass", "unknown", "pass", "unknown"]
+    assert {result.verdict for result in line.results if result.frame.number % 2} == {"unknown"}
+    assert line.results[98].verdict == "pass"
+
+
+def test_score_above_the_threshold_fails_and_equal_passes(floor: Callable[..., Floor], taught: Taught) -> None:
+    line = floor(PixelJudge(), {"name": "a"})
+    limit = int(taught.calibration.threshold * 255)
+    line.inspector.start()
+    for value in (limit, limit + 1):
+        line.offer(0, value)
+    wait_for(lambda: len(line.results) == 2, "both")
+    low, high = line.results
+    assert (low.verdict, high.verdict) == ("pass", "fail")
+    assert low.mask is None
+    assert high.mask is not None
+    assert (high.mask.width, high.mask.height) == (30, 20)
+    assert high.regions[0].area_px == 600
+
+
+def test_a_full_queue_gives_unknown_overload_where_every_frame_counts(floor: Callable[..., Floor]) -> None:
+    line = floor(PixelJudge(), {"name": "a", "queue_frames": 3})
+    for value in range(5):
+        line.offer(0, value)
+    line.inspector.start()
+    wait_for(lambda: len(line.results) == 5, "one result a frame")
+    assert [result.reason for result in line.results] == [None, None, None, "overload", "overload"]
+
+
+def test_the_newest_frames_win_where_not_every_one_counts(floor: Callable[..., Floor]) -> None:
+    line = floor(PixelJudge(), {"name": "a", "queue_frames": 2, "every": False})
+    for value in range(7):
+        line.offer(0, value)
+    line.inspector.start()
+    wait_for(lambda: len(line.results) == 2, "the newest two")
+    assert [result.frame.number for result in line.results] == [5, 6]
+    assert [result.sequence for result in line.results] == [1, 2]
+
+
+def test_a_flooding_station_does_not_starve_another(floor: Callable[..., Floor]) -> None:
+    judge = PixelJudge()
+    line = floor(judge, {"name": "flood", "queue_frames": 100}, {"name": "calm"}, max_batch=2)
+    for value in range(100):
+        line.offer(0, value)
+    for value in (201, 202):
+        line.offer(1, value)
+    line.inspector.start()
+    wait_for(lambda: len(line.results) == 102, "all")
+    assert [sorted(batch) for batch in judge.batches[:3]] == [[0, 201], [1, 202], [2, 3]]
+
+
+def test_out_of_memory_halves_the_batch_and_is_remembered(floor: Callable[..., Floor]) -> None:
+    def two_at_most(pictures: Sequence[object]) -> None:
+        if len(pictures) > 2:
+            raise torch.OutOfMemoryError("too many")
+
+    judge = PixelJudge(two_at_most)
+    line = floor(judge, {"name": "a", "queue_frames": 100}, max_batch=8)
+    for value in range(16):
+        line.offer(0, value)
+    line.inspector.start()
+    wait_for(lambda: len(line.results) == 16, "all")
+    assert {result.verdict for result in line.results} == {"pass"}
+    assert [len(batch) for batch in judge.batches] == [8, 4, 2, 2, 4, 2, 2, 2, 2, 2, 2]
+
+
+def test_one_bad_frame_is_unknown_and_its_batch_keeps_its_verdicts(floor: Callable[..., Floor]) -> None:
+    def not_two(pictures: Sequence[NDArray[np.uint8]]) -> None:
+        if any(picture[0, 0] == 2 for picture in pictures):
+            raise ValueError("no twos")
+
+    line = floor(PixelJudge(not_two), {"name": "a"})
+    for value in range(4):
+        line.offer(0, value)
+    line.inspector.start()
+    wait_for(lambda: len(line.results) == 4, "all")
+    assert [result.reason for result in line.results] == [None, None, "model_failed", None]
+    assert line.results[2].detail == "ValueError: no twos"
+
+
+def test_a_broken_device_answers_unknown_and_is_reported(floor: Callable[..., Floor]) -> None:
+    def break_down(_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    line = floor(PixelJudge(break_down), {"name": "a"})
+    line.offer(0, 1)
+    line.inspector.start()
+    wait_for(lambda: len(line.broken) == 1, "the report")
+    wait_for(lambda: len(line.results) == 1, "the answer")
+    assert (line.results[0].verdict, line.results[0].reason) == ("unknown", "model_failed")
+
+
+def test_a_station_without_a_bank_is_unknown(floor: Callable[..., Floor]) -> None:
+    line = floor(PixelJudge(), {"name": "a"}, taught=Untaught("no shots"))
+    line.inspector.start()
+    line.offer(0, 1)
+    wait_for(lambda: len(line.results) == 1, "the answer")
+    assert (line.results[0].reason, line.results[0].detail) == ("not_taught", "no shots")
+
+
+def test_a_stop_answers_every_frame_that_waits(tmp_path: Path, taught: Taught) -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        entered.set()
+        go.wait(10)
+
+    line = Floor(tmp_path, PixelJudge(hold), taught, {"name": "a"}, max_batch=1)
+    line.inspector.start()
+    for value in range(4):
+        line.offer(0, value)
+    assert entered.wait(10)
+    stopper = threading.Thread(target=line.stop)
+    stopper.start()
+    go.set()
+    stopper.join(10)
+    assert [result.reason for result in line.results] == [None, "stopped", "stopped", "stopped"]
+    assert [result.sequence for result in line.results] == [1, 2, 3, 4]
+    assert line.of(0)[0].verdict == "pass"
+
+
+def test_result_ids_are_uuid_version_7_in_time_order() -> None:
+    import uuid
+
+    ids = [uuid7(1_700_000_000_000_000_000 + step * 1_000_000) for step in range(100)]
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 100
+    first = uuid.UUID(ids[0])
+    assert (first.version, first.variant) == (7, uuid.RFC_4122)
+    assert first.int >> 80 == 1_700_000_000_000
+    assert json.dumps(ids[0]) == f'"{first}"'

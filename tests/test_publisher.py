@@ -1,0 +1,144 @@
+"""daemon/publisher.py and connectors/mqtt.py against a real mosquitto."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from config.errors import MqttError
+from config.schema import MqttConfig
+from connectors.metrics import Metrics
+from connectors.mqtt import MqttConnection
+from daemon.ledger import Ledger, outbox_depth
+from daemon.publisher import Publisher
+from tests.broker import Broker, Listener, wait_for
+from tests.records import entry
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    broker = Broker(tmp_path)
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+class Daemon:
+    """Ledger and publisher, joined as the service joins them."""
+
+    def __init__(self, folder: Path, port: int, **config: object) -> None:
+        settings = MqttConfig.model_validate({"port": port, "client_id": "daemon", "prefix": "test", **config})
+        self.metrics = Metrics("0")
+        self.ledger = Ledger(folder, lambda _: self.publisher.wake())
+        self.publisher = Publisher(settings, self.ledger, ("test/status", b"offline"), self.birth, self.metrics)
+        self.publisher.start()
+
+    def birth(self) -> dict[str, bytes]:
+        return {"test/status": b"online"}
+
+    def depth(self) -> int:
+        return self.ledger.call(lambda connection: outbox_depth(connection)[0]).result(10)
+
+    def stop(self) -> None:
+        self.publisher.stop(("test/status", b"stopped"), 5.0)
+        self.ledger.close()
+
+
+def numbers(listener: Listener) -> list[int]:
+    return [json.loads(payload)["frame"]["number"] for payload in listener.of("/result")]
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_results_arrive_in_order_masks_first_and_leave_the_outbox(tmp_path: Path, broker: Broker, protocol: str) -> None:
+    listener = Listener(broker.port, protocol=paho.MQTTv5 if protocol == "5" else paho.MQTTv311)
+    daemon = Daemon(tmp_path, broker.port, protocol=protocol, in_flight=4)
+    daemon.ledger.submit(entry("a", number, mask=b"png" if number % 2 else None) for number in range(50))
+    wait_for(lambda: len(listener.of("/result")) == 50, "50 results")
+    assert numbers(listener) == list(range(50))
+    topics = [heard.topic for heard in listener.heard if heard.topic != "test/status"]
+    for payload in listener.of("/result"):
+        if (mask := json.loads(payload)["mask"]) is not None:
+            assert topics[topics.index(mask["topic"]) + 1] == "test/a/result"
+    wait_for(lambda: daemon.depth() == 0, "an empty outbox")
+    daemon.stop()
+    wait_for(lambda: listener.of("/status") == [b"online", b"stopped"], "birth and farewell")
+    listener.close()
+
+
+def test_broker_away_at_the_start_and_later_loses_nothing(tmp_path: Path) -> None:
+    broker = Broker(tmp_path)
+    daemon = Daemon(tmp_path, broker.port)
+    daemon.ledger.submit(entry("a", number) for number in range(10))
+    assert daemon.publisher.attempted.wait(10)
+    assert "cannot be reached" in str(daemon.publisher.trouble)
+    broker.start()
+    first = Listener(broker.port)
+    wait_for(lambda: len(first.of("/result")) == 10, "results kept while the broker was away")
+    broker.kill()
+    wait_for(lambda: not daemon.publisher.connected, "the loss to be noticed")
+    daemon.ledger.submit(entry("a", number) for number in range(10, 20))
+    first.close()
+    broker.start()
+    second = Listener(broker.port)
+    wait_for(lambda: 19 in numbers(second), "results of the outage")
+    both = [json.loads(payload) for payload in first.of("/result") + second.of("/result")]
+    assert sorted({result["sequence"] for result in both}) == list(range(1, 21))
+    assert len({result["result_id"] for result in both}) == 20
+    assert numbers(second) == sorted(numbers(second))
+    daemon.stop()
+    second.close()
+    broker.kill()
+
+
+def test_the_will_says_offline_when_the_daemon_is_gone(tmp_path: Path, broker: Broker) -> None:
+    listener = Listener(broker.port)
+    daemon = Daemon(tmp_path, broker.port)
+    wait_for(lambda: listener.of("/status") == [b"online"], "birth")
+    # Another client with our id makes the broker drop our connection as a cable cut would: without a DISCONNECT.
+    thief = paho.Client(CallbackAPIVersion.VERSION2, client_id="daemon")
+    thief.connect("127.0.0.1", broker.port)
+    thief.loop_start()
+    wait_for(lambda: b"offline" in listener.of("/status"), "the will")
+    thief.disconnect()
+    thief.loop_stop()
+    wait_for(lambda: listener.of("/status")[-1] == b"online", "birth again")
+    daemon.stop()
+    listener.close()
+
+
+def test_retained_messages_are_there_for_who_comes_later(tmp_path: Path, broker: Broker) -> None:
+    daemon = Daemon(tmp_path, broker.port)
+    wait_for(lambda: daemon.publisher.connected, "the connection")
+    for number in range(100):
+        daemon.publisher.retain("test/a/last", str(number).encode())
+    daemon.stop()
+    late = Listener(broker.port)
+    wait_for(lambda: len(late.heard) == 2, "both retained topics")
+    assert {heard.topic: heard.payload for heard in late.heard} == {"test/a/last": b"99", "test/status": b"stopped"}
+    assert all(heard.retained for heard in late.heard)
+    late.close()
+
+
+def test_a_refused_login_is_told_and_inspection_is_not_disturbed(tmp_path: Path) -> None:
+    (tmp_path / "passwords").write_text("")
+    (tmp_path / "secret").write_text("wrong\n")
+    broker = Broker(tmp_path, "allow_anonymous false", f"password_file {tmp_path / 'passwords'}")
+    broker.start()
+    daemon = Daemon(tmp_path, broker.port, username="aprilcam", password_file=tmp_path / "secret")
+    assert daemon.publisher.attempted.wait(10)
+    assert "refused the connection: Not authorized. Check [mqtt] username" in str(daemon.publisher.trouble)
+    assert "wrong" not in str(daemon.publisher.trouble)
+    assert not daemon.publisher.connected
+    daemon.ledger.submit([entry("a", 0)])
+    assert daemon.depth() == 1
+    daemon.stop()
+    broker.kill()
+
+
+def test_a_password_file_that_vanished_is_told(tmp_path: Path) -> None:
+    config = MqttConfig(username="x", password_file=tmp_path / "gone")
+    with pytest.raises(MqttError, match="gone: No such file"):
+        MqttConnection(config, ("t", b""), lambda _: None, lambda _: None)
