@@ -1,0 +1,45 @@
+# aprilcam: `make run` shows it at work, `make test` checks everything. Both set up what they need.
+SHELL := /bin/bash
+PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13,$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+CONFIG ?=
+PICTURES ?=
+bin := .venv/bin
+
+.PHONY: run test demo-sheet docs bench clean
+
+run: .venv/installed
+ifeq ($(CONFIG),)
+	@demo/debian-packages mosquitto mosquitto-clients
+	@exec $(bin)/python -m demo.run $(if $(PICTURES),--pictures '$(PICTURES)')
+else
+	@exec $(bin)/aprilcam run --config '$(CONFIG)'
+endif
+
+demo-sheet: .venv/installed
+	@$(bin)/python -m demo.sheet $(if $(PICTURES),--pictures '$(PICTURES)')
+
+test: .venv/installed
+	@demo/debian-packages mosquitto mosquitto-clients prometheus
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/lint-imports
+	$(bin)/python -m pytest
+
+docs: .venv/installed
+	$(bin)/python -m connectors.contract docs/mqtt
+
+bench: .venv/installed
+	@demo/debian-packages mosquitto
+	$(bin)/python -m benchmarks.overhead
+
+.venv/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it (Debian: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || demo/debian-packages python3-venv
+	@echo "setting up .venv (torch and friends: some 6 GB, a few minutes the first time) …"
+	@$(PYTHON) -m venv .venv
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[demo,test]'
+	@touch $@
+
+clean:
+	rm -rf build .venv *.egg-info

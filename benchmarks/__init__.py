@@ -1,0 +1,1 @@
+"""One script per stated target; each prints ratios measured side by side in one run."""
