@@ -5,7 +5,7 @@ CONFIG ?=
 PICTURES ?=
 bin := .venv/bin
 
-.PHONY: run test demo-sheet docs bench clean
+.PHONY: run test demo-sheet picture docs bench clean
 
 run: .venv/installed
 ifeq ($(CONFIG),)
@@ -17,6 +17,9 @@ endif
 
 demo-sheet: .venv/installed
 	@$(bin)/python -m demo.sheet $(if $(PICTURES),--pictures '$(PICTURES)')
+
+picture: .venv/installed
+	@$(bin)/python -m demo.picture
 
 test: .venv/installed
 	@demo/debian-packages mosquitto mosquitto-clients prometheus
@@ -32,6 +35,7 @@ docs: .venv/installed
 bench: .venv/installed
 	@demo/debian-packages mosquitto
 	$(bin)/python -m benchmarks.overhead
+	$(bin)/python -m benchmarks.demo
 
 .venv/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it (Debian: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3" >&2; exit 1; }

@@ -1,6 +1,7 @@
 """The daemon: puts the parts together, starts and stops them in order, and says how they are."""
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -31,6 +32,7 @@ from daemon.supervisor import CameraStatus, CameraSupervisor
 from daemon.web.app import HttpServer, create_app
 from model.detector import Detector
 from model.features import create_extractor
+from model.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ VERSION = version("aprilcam")
 STUCK_S = 60.0
 """A part of the pipeline that makes no progress for so long is stuck: the daemon ends with exit 1 and is started again."""
 STOPPED = "the daemon was stopped"
+STOP_LIMIT_S = 15.0
 DRAIN_S = 5.0
 """How long a stop waits for the broker to take what is committed; the rest waits in the outbox for the next start."""
 
@@ -112,35 +115,34 @@ class Service:
         self._http.start()
         stack.callback(self._http.stop)
 
-        self._progress(f"loading model {spec.name}", 0, 1)
-        extractor = create_extractor(spec, config.inference.device, config.inference.threads)
-        detector = Detector(extractor)
-        self._progress(f"loading model {spec.name}", 1, 1)
-        self.registrar = Registrar(store, self.ledger, detector)
         self._finisher = Finisher(self.topics, on_error=self.metrics.finish_errors.inc)
-        stack.callback(self._finisher.close)
-        self._add_stations(detector)
-
-        self.metrics.scrape_with(self._gauges)
         self._inspector = inspector = Inspector(
-            detector,
-            [line.station for line in self._lines.values()],
             self._finisher,
             max_batch=config.inference.max_batch,
             max_wait_s=config.inference.max_wait_ms / 1e3,
             on_batch=self.metrics.batch.observe,
             on_broken=self._break,
         )
-        inspector.start()
         # Stopped in the opposite order: cameras, then the inspector with what waits, then the ledger, then the broker.
         stack.callback(self._settle)
         stack.callback(inspector.stop)
+        detector = inspector.on_device(self._load, spec)
+        self.registrar = Registrar(store, self.ledger, detector)
+        inspector.on_device(self._add_stations, detector)
+        self.metrics.scrape_with(self._gauges)
+        inspector.start(detector, [line.station for line in self._lines.values()])
         for line in self._lines.values():
             line.supervisor.start()
         stack.callback(self._stop_cameras)
         for tried in (*(line.tried for line in self._lines.values()), self._publisher.attempted):
             while not tried.wait(0.05) and not self._stop.is_set():
                 pass
+
+    def _load(self, spec: ModelSpec) -> Detector:
+        self._progress(f"loading model {spec.name}", 0, 1)
+        detector = Detector(create_extractor(spec, self.config.inference.device, self.config.inference.threads))
+        self._progress(f"loading model {spec.name}", 1, 1)
+        return detector
 
     def _add_stations(self, detector: Detector) -> None:
         config = self.config
@@ -189,6 +191,11 @@ class Service:
         """Stop everything in order; what was accepted is committed, and published where the broker is there."""
         self._notifier.stopping()
         self._stopping = True
+        if self._broken:
+            # What is stuck may never end; the service manager starts us again once we have.
+            limit = threading.Timer(STOP_LIMIT_S, os._exit, (1,))
+            limit.daemon = True
+            limit.start()
         self._running.close()
         self._notifier.close()
 
@@ -310,7 +317,7 @@ class Service:
         if trouble is None and self._inspector is not None:
             now_s = time.monotonic()
             idle_s = {
-                "inspector": now_s - self._inspector.last_progress_s,
+                "inspector": self._inspector.idle_s(),
                 "ledger": now_s - self.ledger.last_progress_s,
             }
             for name, line in list(self._lines.items()):

@@ -63,9 +63,11 @@ class Floor:
             )
             for options in stations
         ]
-        self.inspector = Inspector(
-            judge, self.stations, self.finisher, max_batch=max_batch, max_wait_s=0.0, on_broken=self.broken.append
-        )
+        self.judge = judge
+        self.inspector = Inspector(self.finisher, max_batch=max_batch, max_wait_s=0.0, on_broken=self.broken.append)
+
+    def start(self) -> None:
+        self.inspector.start(self.judge, self.stations)
 
     def offer(self, station: int, value: int) -> None:
         """A frame whose pixels and number are `value`."""
@@ -109,7 +111,7 @@ def test_results_leave_in_frame_order_with_faults_between(floor: Callable[..., F
     for value in range(0, 100, 2):
         line.offer(0, value)
         line.finisher.unknown(line.stations[0].enter(frame(value + 1, "incomplete: half")), "incomplete", "half")
-    line.inspector.start()
+    line.start()
     wait_for(lambda: len(line.results) == 100, "every result")
     assert [result.frame.number for result in line.results] == list(range(100))
     assert [result.verdict for result in line.results[:4]] == ["pass", "unknown", "pass", "unknown"]
@@ -120,7 +122,7 @@ def test_results_leave_in_frame_order_with_faults_between(floor: Callable[..., F
 def test_score_above_the_threshold_fails_and_equal_passes(floor: Callable[..., Floor], taught: Taught) -> None:
     line = floor(PixelJudge(), {"name": "a"})
     limit = int(taught.calibration.threshold * 255)
-    line.inspector.start()
+    line.start()
     for value in (limit, limit + 1):
         line.offer(0, value)
     wait_for(lambda: len(line.results) == 2, "both")
@@ -136,7 +138,7 @@ def test_a_full_queue_gives_unknown_overload_where_every_frame_counts(floor: Cal
     line = floor(PixelJudge(), {"name": "a", "queue_frames": 3})
     for value in range(5):
         line.offer(0, value)
-    line.inspector.start()
+    line.start()
     wait_for(lambda: len(line.results) == 5, "one result a frame")
     assert [result.reason for result in line.results] == [None, None, None, "overload", "overload"]
 
@@ -145,7 +147,7 @@ def test_the_newest_frames_win_where_not_every_one_counts(floor: Callable[..., F
     line = floor(PixelJudge(), {"name": "a", "queue_frames": 2, "every": False})
     for value in range(7):
         line.offer(0, value)
-    line.inspector.start()
+    line.start()
     wait_for(lambda: len(line.results) == 2, "the newest two")
     assert [result.frame.number for result in line.results] == [5, 6]
     assert [result.sequence for result in line.results] == [1, 2]
@@ -158,7 +160,7 @@ def test_a_flooding_station_does_not_starve_another(floor: Callable[..., Floor])
         line.offer(0, value)
     for value in (201, 202):
         line.offer(1, value)
-    line.inspector.start()
+    line.start()
     wait_for(lambda: len(line.results) == 102, "all")
     assert [sorted(batch) for batch in judge.batches[:3]] == [[0, 201], [1, 202], [2, 3]]
 
@@ -172,7 +174,7 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(floor: Callable[..., F
     line = floor(judge, {"name": "a", "queue_frames": 100}, max_batch=8)
     for value in range(16):
         line.offer(0, value)
-    line.inspector.start()
+    line.start()
     wait_for(lambda: len(line.results) == 16, "all")
     assert {result.verdict for result in line.results} == {"pass"}
     assert [len(batch) for batch in judge.batches] == [8, 4, 2, 2, 4, 2, 2, 2, 2, 2, 2]
@@ -186,7 +188,7 @@ def test_one_bad_frame_is_unknown_and_its_batch_keeps_its_verdicts(floor: Callab
     line = floor(PixelJudge(not_two), {"name": "a"})
     for value in range(4):
         line.offer(0, value)
-    line.inspector.start()
+    line.start()
     wait_for(lambda: len(line.results) == 4, "all")
     assert [result.reason for result in line.results] == [None, None, "model_failed", None]
     assert line.results[2].detail == "ValueError: no twos"
@@ -198,7 +200,7 @@ def test_a_broken_device_answers_unknown_and_is_reported(floor: Callable[..., Fl
 
     line = floor(PixelJudge(break_down), {"name": "a"})
     line.offer(0, 1)
-    line.inspector.start()
+    line.start()
     wait_for(lambda: len(line.broken) == 1, "the report")
     wait_for(lambda: len(line.results) == 1, "the answer")
     assert (line.results[0].verdict, line.results[0].reason) == ("unknown", "model_failed")
@@ -206,7 +208,7 @@ def test_a_broken_device_answers_unknown_and_is_reported(floor: Callable[..., Fl
 
 def test_a_station_without_a_bank_is_unknown(floor: Callable[..., Floor]) -> None:
     line = floor(PixelJudge(), {"name": "a"}, taught=Untaught("no shots"))
-    line.inspector.start()
+    line.start()
     line.offer(0, 1)
     wait_for(lambda: len(line.results) == 1, "the answer")
     assert (line.results[0].reason, line.results[0].detail) == ("not_taught", "no shots")
@@ -220,7 +222,7 @@ def test_a_stop_answers_every_frame_that_waits(tmp_path: Path, taught: Taught) -
         go.wait(10)
 
     line = Floor(tmp_path, PixelJudge(hold), taught, {"name": "a"}, max_batch=1)
-    line.inspector.start()
+    line.start()
     for value in range(4):
         line.offer(0, value)
     assert entered.wait(10)
