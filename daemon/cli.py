@@ -65,11 +65,12 @@ def run(
     loaded = load_checked(config)
     if broker is not None:
         loaded = _with_broker(loaded, config, broker)
-    from daemon.console import (  # torch comes with these: `check` and a wrong file answer without waiting for it
-        Console,
-        LogHandler,
-    )
-    from daemon.service import Service
+    try:
+        # torch comes with these: `check` and a wrong file answer without waiting for it
+        from daemon.console import Console, LogHandler
+        from daemon.service import Service
+    except KeyboardInterrupt:
+        raise typer.Exit from None  # nothing was started yet
 
     with Console(quiet) as console:
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LogHandler(console.terminal)])
