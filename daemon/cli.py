@@ -28,7 +28,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
     from rich.console import Console as Terminal
 
     loaded = load_checked(config)
-    terminal = Terminal(highlight=False, soft_wrap=True)
+    terminal = Terminal(highlight=False, markup=False, emoji=False, soft_wrap=True)
     terminal.print(f"{config}: valid", style="bold green")
     mqtt, http, inference = loaded.mqtt, loaded.http, loaded.inference
     rows = [

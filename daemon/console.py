@@ -48,8 +48,8 @@ class Console:
 
     def __init__(self, quiet: bool) -> None:
         """`quiet` leaves out the result lines (for a service whose log is kept)."""
-        # highlight=False: no colouring of numbers by guess. Lines are never cut to the terminal's width.
-        self.terminal = Terminal(highlight=False, soft_wrap=True)
+        # No colouring by guess, and brackets in messages ("[mqtt] host") are text. Lines are never cut to the width.
+        self.terminal = Terminal(highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._quiet = quiet
         self._progress: Progress | None = None
         self._tasks: dict[str, object] = {}
@@ -94,7 +94,8 @@ class Console:
         self.terminal.print()
         self.terminal.print(_station_table(service), soft_wrap=False)
         for view in service.views():
-            self.terminal.print(view.device, style="dim")
+            if view.device is not None:
+                self.terminal.print(view.device, style="dim")
             for note in filter(None, (view.reason, view.advice)):
                 self.terminal.print(f"{view.station}: {note}", style="yellow")
         self.terminal.print()

@@ -20,8 +20,8 @@ class StationView:
 
     station: str
     camera: str
-    device: str
-    """The camera's name, and its driver, model and serial number once it was opened."""
+    device: str | None
+    """The camera with its driver, model and serial number, once it was opened."""
     recipe: str
     state: StationState
     reason: str | None
@@ -91,9 +91,9 @@ class Line:
         """As shown to people."""
         taught, camera = self.station.taught, self.camera
         state, reason = self.state()
-        device = camera.camera
+        device = None
         if (info := camera.info) is not None:
-            device = f"{device}: {' '.join(filter(None, (info.driver, info.model, info.serial)))}"
+            device = f"{camera.camera}: {' '.join(filter(None, (info.driver, info.model, info.serial)))}"
             device += ", simulated" if info.is_simulated else ""
         calibration = taught.calibration if isinstance(taught, Taught) else None
         return StationView(

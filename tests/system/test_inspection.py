@@ -234,6 +234,10 @@ def test_broker_away_while_inspecting_and_everything_arrives_afterwards(tmp_path
     lines.append(line)
     line.daemon.start()
     wait_for(lambda: line.daemon.get("/readyz")[0] == 200, "readiness without a broker", 60)
+    wait_for(
+        lambda: "Check [mqtt] host and port, and that the broker runs. Results wait" in line.daemon.said(),
+        "the trouble to be told",
+    )
     wait_for(lambda: 'outcome="judged",station="press"} 1' in line.daemon.get("/metrics")[1], "ten results or more")
     assert "aprilcam_mqtt_connected 0.0" in line.daemon.get("/metrics")[1]
     line.start_broker()
