@@ -65,7 +65,6 @@ class Publisher:
         self.connected = False
         self.trouble: str | None = "not connected yet"
         self.attempted = threading.Event()
-        self.last_progress_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
     def start(self) -> None:
@@ -91,7 +90,7 @@ class Publisher:
         with self._wake:
             while self.connected and time.monotonic() < deadline_s and (self._work or self._in_flight or self._unread):
                 self._wake.wait(0.02)
-            self._retained = {farewell[0]: farewell[1]}
+            self._retained[farewell[0]] = farewell[1]
             self._stopping = True
             self._work = True
             self._wake.notify()
@@ -101,7 +100,6 @@ class Publisher:
         self._reader = self._ledger.reader()
         wait_s = RETRY_S[0]
         while not self._stopping:
-            self.last_progress_s = time.monotonic()
             connection = self._connect()
             if connection is None:
                 with self._wake:
@@ -145,7 +143,6 @@ class Publisher:
                 self._wake.wait_for(lambda: self._work or self._lost is not None, 1.0)
                 self._work = False
                 lost, stopping = self._lost, self._stopping
-            self.last_progress_s = time.monotonic()
             if lost is not None:
                 break
             self._drain(connection)
