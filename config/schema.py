@@ -41,7 +41,7 @@ ConfigPath = Annotated[Path, BeforeValidator(_resolve)]
 class Section(BaseModel):
     """Base of every table: unknown keys are errors, values are not coerced across types, nothing changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class StoreConfig(Section):
@@ -67,7 +67,7 @@ class MqttConfig(Section):
 class HttpConfig(Section):
     """The one HTTP port: metrics and health."""
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=9464, ge=0, le=65_535)
 
 
@@ -85,7 +85,7 @@ class CameraSection(Section):
     """What every driver has."""
 
     name: Name
-    silent_after_s: PositiveSeconds = 10.0
+    silent_after_s: float = Field(default=10.0, ge=0.75, le=86_400)
     retry_s: PositiveSeconds = 5.0
 
 
@@ -151,7 +151,7 @@ class RecipeConfig(Section):
     object: str = Field(min_length=1, max_length=100)
     shots: ConfigPath | None = None
     region: Region | None = None
-    threshold: float | None = Field(default=None, gt=0)
+    threshold: float | None = Field(default=None, gt=0, le=20)
 
 
 class StationConfig(Section):
@@ -217,7 +217,8 @@ def load_config(path: Path) -> Config:
     try:
         config = Config.model_validate(document, context={"base": path.parent})
     except ValidationError as error:
-        raise ConfigError(path, [_problem(dict(item)) for item in error.errors()]) from None
+        # A value that fits no member of a union is told by each of them.
+        raise ConfigError(path, list(dict.fromkeys(_problem(dict(item)) for item in error.errors()))) from None
     if problems := list(_cross_check(config)):
         raise ConfigError(path, problems)
     return config
@@ -241,6 +242,9 @@ def _problem(item: dict[str, Any]) -> Problem:
         case "string_pattern_mismatch" if location[-1] == "name":
             reason = f"{item['input']!r} cannot be a name"
             return Problem(key, reason, "Use letters, digits, '_', '-' and '.', at most 64, a letter or digit first")
+    if "features" in location:
+        reason = f"a feature takes a text, a number or true/false, not {item['input']!r}"
+        return Problem(".".join(location[: location.index("features") + 2]), reason, "Correct it or leave it out")
     reason = str(item["msg"])
     return Problem(key, reason[:1].lower() + reason[1:], f"Got {item['input']!r} of type {type(item['input']).__name__}")
 
@@ -289,6 +293,8 @@ def _cross_check(config: Config) -> Iterator[Problem]:
         if station.recipe not in recipes:
             reason = f"no recipe is named {station.recipe!r}"
             yield Problem(f"stations.{index}.recipe", reason, f"Known: {', '.join(sorted(recipes))}")
+    if config.mqtt.password_file is not None and config.mqtt.username is None:
+        yield Problem("mqtt.password_file", "without a username it is not used", "Add mqtt.username, or leave it out")
     if (password := config.mqtt.password_file) is not None and not password.is_file():
         yield Problem("mqtt.password_file", f"{password} is not a file", "Write the password into it, mode 0600")
     for index, recipe in enumerate(config.recipes):

@@ -57,6 +57,7 @@ class Metrics:
         self.batch = histogram("aprilcam_batch_size", "Frames judged at once", (1, 2, 4, 8, 16, 32, 64, 128, 256))
         self.camera_restarts = counter("aprilcam_camera_restarts", "Camera processes started again", "station")
         self.finish_errors = counter("aprilcam_finish_errors", "Frames whose map could not be turned into a result")
+        self.messages_refused = counter("aprilcam_messages_refused", "Messages the broker will never take, given up")
         self.mqtt = Gauge("aprilcam_mqtt_connected", "1 while the broker connection stands", registry=self.registry)
         Info("aprilcam_build", "The release that runs", registry=self.registry).info({"version": version})
 
@@ -82,6 +83,10 @@ class Metrics:
     def published(self, latency_s: float) -> None:
         """A message was acknowledged this long after its commit."""
         self.publish.observe(latency_s)
+
+    def refused(self) -> None:
+        """A message will never be taken by the broker."""
+        self.messages_refused.inc()
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -19,6 +19,11 @@ from config.schema import MqttConfig
 
 log = logging.getLogger(__name__)
 
+RETAINED_ROOM = 64
+"""Messages that paho may have on their way beside those of the outbox: states, last results, the farewell."""
+TRY_AGAIN = (0x80, 0x83, 0x97)
+"""PUBACK reasons that may pass (MQTT 5 section 3.4.2.1): unspecified, implementation specific, quota exceeded."""
+
 
 class MqttConnection:
     """A connected client. `publish` may be called from one thread; `on_acknowledged` and `on_lost` come on paho's."""
@@ -27,17 +32,20 @@ class MqttConnection:
         self,
         config: MqttConfig,
         will: tuple[str, bytes],
-        on_acknowledged: Callable[[int], None],
+        on_acknowledged: Callable[[int, str | None], None],
         on_lost: Callable[[str], None],
     ) -> None:
-        """`will` is (topic, payload), retained. `on_acknowledged` gets the token of each message that the broker has."""
+        """`will` is (topic, payload), retained. `on_acknowledged` gets each message's token, and why the broker
+        refused it for good, None when it has it. `on_lost` comes once, with the reason."""
         self._config = config
         self._on_acknowledged = on_acknowledged
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._tokens: dict[int, int | None] = {}
-        self._early: set[int] = set()
-        """Messages acknowledged before publish() had returned their number."""
+        self._early: dict[int, str | None] = {}
+        """Messages answered before publish() had returned their number."""
+        self.maximum_packet_bytes: int | None = None
+        """The largest packet that the broker takes (MQTT 5 section 3.2.2.3.6); it hangs up on larger ones."""
         self._answered = threading.Event()
         self._refusal: str | None = None
         self._connected = False
@@ -52,7 +60,7 @@ class MqttConnection:
         self._client.will_set(will[0], will[1], qos=1, retain=True)
         if config.username is not None:
             self._client.username_pw_set(config.username, _password(config))
-        self._client.max_inflight_messages_set(config.in_flight)
+        self._client.max_inflight_messages_set(config.in_flight + RETAINED_ROOM)
         self._client.max_queued_messages_set(0)
         self._client.on_connect = self._connect_answered
         self._client.on_disconnect = self._disconnected
@@ -83,12 +91,12 @@ class MqttConnection:
         # Not under our lock: paho calls back with its own message lock held, which publish() takes too.
         mid = self._client.publish(topic, payload, qos=1, retain=retain).mid
         with self._lock:
-            acknowledged_first = mid in self._early
-            self._early.discard(mid)
-            if not acknowledged_first:
+            answered_first = mid in self._early
+            refusal = self._early.pop(mid, None)
+            if not answered_first:
                 self._tokens[mid] = token
-        if acknowledged_first and token is not None:
-            self._on_acknowledged(token)
+        if answered_first and token is not None:
+            self._on_acknowledged(token, refusal)
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Send DISCONNECT (so that the will is not sent) and stop."""
@@ -106,10 +114,11 @@ class MqttConnection:
         _data: object,
         _flags: paho.ConnectFlags,
         code: ReasonCode,
-        _properties: Properties | None,
+        properties: Properties | None,
     ) -> None:
         self._connected = not code.is_failure
         self._refusal = None if self._connected else str(code)
+        self.maximum_packet_bytes = getattr(properties, "MaximumPacketSize", None)
         self._answered.set()
 
     def _disconnected(
@@ -125,16 +134,17 @@ class MqttConnection:
             self._call(lambda: self._on_lost(str(code)))
 
     def _published(self, _client: paho.Client, _data: object, mid: int, code: ReasonCode, _properties: Properties | None) -> None:
-        if code.is_failure:
-            # A refusal (not authorised, quota) would come again for ever: say so, and go on with the next message.
-            log.error("broker refused a message: %s", code)
+        if code.value in TRY_AGAIN:
+            self._call(lambda: self._on_lost(f"the broker put off a message: {code}"))
+            return
+        refusal = str(code) if code.is_failure else None
         with self._lock:
             if mid not in self._tokens:
-                self._early.add(mid)
+                self._early[mid] = refusal
                 return
             token = self._tokens.pop(mid)
         if token is not None:
-            self._call(lambda: self._on_acknowledged(token))
+            self._call(lambda: self._on_acknowledged(token, refusal))
 
     @staticmethod
     def _call(callback: Callable[[], None]) -> None:
@@ -154,6 +164,8 @@ def _password(config: MqttConfig) -> str | None:
     if config.password_file is None:
         return None
     try:
-        return config.password_file.read_text().rstrip("\n")
+        return (config.password_file.read_text(encoding="utf-8").splitlines() or [""])[0]
     except OSError as error:
         raise MqttError(f"password file {config.password_file}: {error.strerror}. Make it readable to the daemon.") from None
+    except UnicodeDecodeError:
+        raise MqttError(f"password file {config.password_file}: not UTF-8 text. Write the password as its first line.") from None

@@ -76,10 +76,12 @@ def run(
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LogHandler(console.terminal)])
         service = Service(loaded, config, console)
         service.start()
-        console.started(service)
-        code = service.run()
-        console.stopping()
-        service.stop()
+        try:
+            console.started(service)
+            code = service.run()
+            console.stopping()
+        finally:
+            service.stop()
         console.summary(service)
     raise typer.Exit(code)
 
@@ -99,6 +101,7 @@ def _describe_camera(config: Config, name: str) -> str:
 
 def _with_broker(loaded: Config, path: Path, broker: str) -> Config:
     host, _, port = broker.rpartition(":")
+    host = host.strip("[]")
     if not host or not port.isdigit() or not 0 < int(port) < 65_536:
         raise ConfigError(path, [Problem("--broker", f"{broker!r} is not HOST:PORT", "Write for example 127.0.0.1:1883")])
     return loaded.model_copy(update={"mqtt": loaded.mqtt.model_copy(update={"host": host, "port": int(port)})})

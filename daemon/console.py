@@ -37,6 +37,12 @@ class LogHandler(logging.Handler):
         self._terminal = terminal
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._print(record)
+        except Exception:  # a terminal that went away must not end whoever had something to say
+            self.handleError(record)
+
+    def _print(self, record: logging.LogRecord) -> None:
         style = "dim" if record.levelno < logging.WARNING else "yellow" if record.levelno < logging.ERROR else "bold red"
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         text = Text(f"{datetime.fromtimestamp(record.created, UTC):%H:%M:%S} {level}{self.format(record)}", style)

@@ -105,13 +105,24 @@ class Finisher:
         queue_s = max(0.0, taken_s - frame.arrived_s - frame.acquire_s)
         finish_s = max(0.0, time.monotonic() - taken_s - inference_s)
 
+        # Made now: what waits for the ledger is not to hold the pixels, and with them a slot of the camera's ring.
+        frame_out = FrameOut(
+            camera=frame.camera,
+            number=frame.number,
+            timestamp_ns=frame.timestamp_ns,
+            clock=frame.clock,
+            trigger=frame.trigger,
+        )
+        is_simulated, acquire_s = frame.is_simulated, frame.acquire_s
+        bank = taught.bank.name if taught else None
+
         def complete(sequence: int) -> Record:
             result = ResultOut(
                 result_id=result_id,
                 sequence=sequence,
                 station=station.name,
                 recipe=station.recipe.name,
-                bank=taught.bank.name if taught else None,
+                bank=bank,
                 verdict=verdict,
                 reason=reason,
                 detail=detail,
@@ -119,21 +130,15 @@ class Finisher:
                 threshold=threshold,
                 regions=tuple(RegionOut(**vars(region)) for region in regions),
                 mask=mask_out,
-                frame=FrameOut(
-                    camera=frame.camera,
-                    number=frame.number,
-                    timestamp_ns=frame.timestamp_ns,
-                    clock=frame.clock,
-                    trigger=frame.trigger,
-                ),
+                frame=frame_out,
                 created_at=created_at,
                 processing_times=ProcessingTimes(
-                    acquire_s=round(frame.acquire_s, 6),
+                    acquire_s=round(acquire_s, 6),
                     queue_s=round(queue_s, 6),
                     inference_s=round(inference_s, 6),
                     finish_s=round(finish_s, 6),
                 ),
-                is_simulated=frame.is_simulated,
+                is_simulated=is_simulated,
             )
             document = result.encode()
             return Record(result, document, (*messages, Message(self._topics.result(station.name), document)))

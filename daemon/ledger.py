@@ -188,6 +188,7 @@ class Ledger:
                     break
             stopping = None in batch
             self._commit([item for item in batch if item is not None])
+            del first, batch  # while this waits for work, nothing is to hold the last frame
 
     def _commit(self, batch: list[Entry | _Call | int]) -> None:
         """One transaction for the batch. A disk that is full or failing is tried again until it works: an accepted result
@@ -203,6 +204,7 @@ class Ledger:
                 if not self.failing:
                     log.error("ledger %s: cannot commit (%s); trying again until it works", self.path, error)  # noqa: TRY400
                 self.failing = True
+                self.last_progress_s = time.monotonic()  # waiting for the disk is not being stuck
                 time.sleep(delay_s)
                 delay_s = min(delay_s * 2, 2.0)
         if self.failing:
@@ -214,7 +216,10 @@ class Ledger:
             else:
                 call.future.set_result(answer)
         if results:
-            self._on_committed(results)
+            try:
+                self._on_committed(results)
+            except Exception:  # they are committed; who is told of them must not end the ledger
+                log.exception("committed results could not be told")
 
     def _write(self, batch: list[Entry | _Call | int]) -> tuple[list[ResultOut], list[tuple[_Call, object]]]:
         durable = any(isinstance(item, _Call) and item.durable for item in batch)

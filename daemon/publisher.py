@@ -21,6 +21,12 @@ from daemon.ledger import Ledger, OutboxRow, outbox_after
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
+FAREWELL_S = 2.0
+STABLE_S = 5.0
+FAREWELL = -1
+"""Stands for the farewell where outbox ids stand for messages."""
+PACKET_ROOM = 16
+"""Bytes of a PUBLISH packet beside topic and payload."""
 RETRY_S = (0.5, 15.0)
 """First and longest wait between two attempts to connect; each wait doubles, with jitter so that daemons do not storm."""
 
@@ -33,6 +39,9 @@ class PublishObserver(Protocol):
 
     def published(self, latency_s: float) -> None:
         """A message was acknowledged, this long after it was committed."""
+
+    def refused(self) -> None:
+        """A message will never be taken by the broker."""
 
 
 class Publisher:
@@ -58,6 +67,8 @@ class Publisher:
         self._stopping = False
         self._lost: str | None = None
         self._retained: dict[str, bytes] = {}
+        self._farewell: tuple[str, bytes] | None = None
+        self._read_to_end = False
         self._in_flight: dict[int, OutboxRow] = {}
         self._reader: sqlite3.Connection | None = None
         self._unread: deque[OutboxRow] = deque()
@@ -71,10 +82,15 @@ class Publisher:
         """Begin to connect and publish."""
         self._thread.start()
 
+    @property
+    def running(self) -> bool:
+        """Whether its thread lives."""
+        return self._thread.is_alive()
+
     def wake(self) -> None:
         """The outbox has something new."""
         with self._wake:
-            self._work = True
+            self._work, self._read_to_end = True, False
             self._wake.notify()
 
     def retain(self, topic: str, payload: bytes) -> None:
@@ -88,35 +104,40 @@ class Publisher:
         """Send what is left for at most `drain_s`, then the retained farewell, and disconnect cleanly."""
         deadline_s = time.monotonic() + drain_s
         with self._wake:
-            while self.connected and time.monotonic() < deadline_s and (self._work or self._in_flight or self._unread):
+            while self.connected and time.monotonic() < deadline_s and not (self._read_to_end and not self._in_flight):
                 self._wake.wait(0.02)
-            self._retained[farewell[0]] = farewell[1]
+            self._farewell = farewell
             self._stopping = True
             self._work = True
             self._wake.notify()
-        self._thread.join(CONNECT_TIMEOUT_S + 5)
+        self._thread.join(CONNECT_TIMEOUT_S + FAREWELL_S + 3)
 
     def _run(self) -> None:
         self._reader = self._ledger.reader()
         wait_s = RETRY_S[0]
         while not self._stopping:
-            connection = self._connect()
-            if connection is None:
-                with self._wake:
-                    self._wake.wait_for(lambda: self._stopping, wait_s * random.uniform(0.8, 1.2))  # noqa: S311
-                wait_s = min(wait_s * 2, RETRY_S[1])
-                continue
-            wait_s = RETRY_S[0]
-            self._serve(connection)
+            started_s = time.monotonic()
+            try:
+                self._cycle()
+            except Exception as error:  # whatever it is, results must go out again once it has passed
+                log.exception("publishing failed; it is tried again")
+                self._away(f"{type(error).__name__}: {error}")
+            # A broker that takes us and drops us again is no reason to come back faster.
+            wait_s = RETRY_S[0] if time.monotonic() - started_s > STABLE_S else min(wait_s * 2, RETRY_S[1])
+            with self._wake:
+                self._wake.wait_for(lambda: self._stopping, wait_s / 2 * random.uniform(0.8, 1.2))  # noqa: S311
         self._reader.close()
 
-    def _connect(self) -> MqttConnection | None:
+    def _cycle(self) -> None:
+        """One connection, from its beginning to its end."""
         # What was acknowledged on the last connection must have left the outbox before it is read again.
         self._ledger.call(lambda _: None).result()
-        self._lost = None
-        self._cursor = 0
-        self._unread.clear()
-        self._in_flight.clear()
+        with self._wake:
+            self._lost = None
+            self._cursor = 0
+            self._unread.clear()
+            self._in_flight.clear()
+            self._read_to_end = False
         try:
             connection = MqttConnection(self._config, self._will, self._acknowledged, self._lose)
             connection.open(CONNECT_TIMEOUT_S)
@@ -124,9 +145,17 @@ class Publisher:
             if self.trouble != str(error):
                 log.warning("%s Inspection goes on, results wait in the outbox.", error)
             self.trouble = str(error)
-            return None
+            return
         finally:
             self.attempted.set()
+        try:
+            if not self._stopping:
+                self._greet(connection)
+            self._serve(connection)
+        finally:
+            connection.close()
+
+    def _greet(self, connection: MqttConnection) -> None:
         with self._wake:
             self.connected, self.trouble = True, None
             self._retained.clear()
@@ -135,7 +164,6 @@ class Publisher:
             connection.publish(topic, payload, retain=True)
         self._observer.mqtt_connected(True)
         log.info("connected to broker %s:%d", self._config.host, self._config.port)
-        return connection
 
     def _serve(self, connection: MqttConnection) -> None:
         while True:
@@ -143,24 +171,37 @@ class Publisher:
                 self._wake.wait_for(lambda: self._work or self._lost is not None, 1.0)
                 self._work = False
                 lost, stopping = self._lost, self._stopping
+                retained = {}
+                if lost is None:
+                    retained, self._retained = self._retained, {}
             if lost is not None:
                 break
-            self._drain(connection)
-            with self._wake:
-                retained, self._retained = self._retained, {}
+            if not stopping:
+                self._drain(connection)
             for topic, payload in retained.items():
                 connection.publish(topic, payload, retain=True)
             if stopping:
-                connection.close()
+                self._say_farewell(connection)
                 break
-        with self._wake:
-            self.connected = False
-            self.trouble = f"connection lost: {lost}" if lost else "stopped"
-            self._wake.notify_all()
-        self._observer.mqtt_connected(False)
+        self._away(f"connection lost: {lost}" if lost else "stopped")
         if lost is not None:
             log.warning("connection to the broker lost (%s); results wait in the outbox", lost)
-            connection.close()
+
+    def _say_farewell(self, connection: MqttConnection) -> None:
+        """Wait until the broker has it: a DISCONNECT that overtakes it would leave `online` behind for ever."""
+        if self._farewell is None:
+            return
+        with self._wake:
+            self._in_flight[FAREWELL] = OutboxRow(FAREWELL, self._farewell[0], self._farewell[1], time.time_ns())
+        connection.publish(*self._farewell, retain=True, token=FAREWELL)
+        with self._wake:
+            self._wake.wait_for(lambda: FAREWELL not in self._in_flight or self._lost is not None, FAREWELL_S)
+
+    def _away(self, trouble: str) -> None:
+        with self._wake:
+            self.connected, self.trouble = False, trouble
+            self._wake.notify_all()
+        self._observer.mqtt_connected(False)
 
     def _drain(self, connection: MqttConnection) -> None:
         """Send until nothing in the outbox is unsent, or the window is full."""
@@ -169,6 +210,8 @@ class Publisher:
             if not self._unread:
                 self._unread.extend(outbox_after(self._reader, self._cursor, 4 * self._config.in_flight))
             if not self._unread:
+                with self._wake:
+                    self._read_to_end = not self._work
                 return
             while self._unread:
                 with self._wake:
@@ -177,15 +220,24 @@ class Publisher:
                     row = self._unread.popleft()
                     self._in_flight[row.id] = row
                 self._cursor = row.id
-                connection.publish(row.topic, row.payload, token=row.id)
+                limit = connection.maximum_packet_bytes
+                if limit is not None and len(row.payload) + len(row.topic) + PACKET_ROOM > limit:
+                    self._acknowledged(row.id, f"larger than the {limit} bytes that the broker takes")
+                else:
+                    connection.publish(row.topic, row.payload, token=row.id)
 
-    def _acknowledged(self, outbox_id: int) -> None:
-        self._ledger.acknowledge(outbox_id)
+    def _acknowledged(self, outbox_id: int, refusal: str | None) -> None:
+        if outbox_id != FAREWELL:
+            self._ledger.acknowledge(outbox_id)
         with self._wake:
             row = self._in_flight.pop(outbox_id, None)
             self._work = self._work or bool(self._unread)  # the window was full and has room now
             self._wake.notify_all()
-        if row is not None:
+        if refusal is not None:
+            # It would be refused for ever, and everything behind it would wait. The ledger still has the result.
+            self._observer.refused()
+            log.error("message on %s given up: %s", row.topic if row is not None else "an earlier connection", refusal)
+        elif row is not None and outbox_id != FAREWELL:
             self._observer.published(max(0.0, (time.time_ns() - row.enqueued_ns) / 1e9))
 
     def _lose(self, reason: str) -> None:

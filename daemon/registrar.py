@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from config.errors import PictureError, StoreError
 from config.schema import RecipeConfig, Region
@@ -26,7 +26,7 @@ from daemon.station import Taught, Untaught
 from model.bank import BankManifest, build_bank, load_bank
 from model.calibration import Calibration, calibrate
 from model.detector import Detector
-from model.errors import BankError, ModelError
+from model.errors import BankError
 from model.features import join
 
 log = logging.getLogger(__name__)
@@ -81,10 +81,11 @@ class Registrar:
         pixels = read_picture(picture)
         crop(pixels, recipe.region, str(picture))
         shot = pixel_hash(pixels)
-        if any(known.shot == shot for known in self.shots(recipe.name)):
-            return Registered(shot, new=False)
         folder = self._recipes / recipe.name / "shots"
-        file = f"{shot[:16]}{picture.suffix.lower()}"
+        known = {row.shot: row.file for row in self.shots(recipe.name)}
+        if shot in known and (folder / known[shot]).is_file():
+            return Registered(shot, new=False)
+        file = known.get(shot, f"{shot[:16]}{picture.suffix.lower()}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _store_durably(picture, folder / file)
@@ -95,9 +96,9 @@ class Registrar:
         height, width = pixels.shape[:2]
         row = (recipe.name, shot, file, width, height, time.time_ns())
         self._ledger.call(
-            lambda connection: connection.execute("INSERT INTO shots VALUES (?, ?, ?, ?, ?, ?)", row), durable=True
+            lambda connection: connection.execute("INSERT OR IGNORE INTO shots VALUES (?, ?, ?, ?, ?, ?)", row), durable=True
         ).result()
-        return Registered(shot, new=True)
+        return Registered(shot, new=shot not in known)
 
     def register_folder(self, recipe: RecipeConfig, progress: Progress) -> list[str]:
         """Register every picture of the recipe's configured folder. Gives a message for each that was refused."""
@@ -115,18 +116,16 @@ class Registrar:
         return refused
 
     def teach(self, recipe: RecipeConfig, progress: Progress) -> Taught | Untaught:
-        """The bank and the calibration of the recipe's shots: loaded where they are there, else built, checked and stored."""
+        """The bank and the calibration of the recipe's shots: loaded where they are there, else built, checked and stored.
+
+        Raises PictureError when no shot can be used, ModelError when they make no bank, StoreError when the disk refuses.
+        """
         shots = self.shots(recipe.name)
         if not shots:
             return Untaught(f"recipe {recipe.name!r} has no reference shots; put pictures of good parts into its shots folder")
         manifest = BankManifest(self._detector.fingerprint, tuple(shot.shot for shot in shots), _box(recipe.region))
         folder = self._recipes / recipe.name / "banks" / manifest.hash[:16]
-        try:
-            taught = self._load(recipe, manifest, folder)
-            return taught or self._build(recipe, manifest, shots, folder, progress)
-        except (ModelError, PictureError, StoreError) as error:
-            log.error("recipe %s: no bank: %s", recipe.name, error)  # noqa: TRY400 - the message says it all
-            return Untaught(str(error))
+        return self._load(recipe, manifest, folder) or self._build(recipe, shots, progress)
 
     def _load(self, recipe: RecipeConfig, manifest: BankManifest, folder: Path) -> Taught | None:
         def read(connection: sqlite3.Connection) -> str | None:
@@ -144,23 +143,41 @@ class Registrar:
             log.warning("recipe %s: %s. It is built again from the shots", recipe.name, error)
             shutil.rmtree(folder)
             return None
-        return Taught(bank, CALIBRATION.validate_json(stored))
+        try:
+            return Taught(bank, CALIBRATION.validate_json(stored))
+        except ValidationError:
+            log.warning("recipe %s: its stored calibration cannot be read. It is made again from the shots", recipe.name)
+            return None
 
-    def _build(self, recipe: RecipeConfig, manifest: BankManifest, shots: list[Shot], folder: Path, progress: Progress) -> Taught:
+    def _build(self, recipe: RecipeConfig, shots: list[Shot], progress: Progress) -> Taught:
         what = f"recipe {recipe.name}: building the bank"
         source = self._recipes / recipe.name / "shots"
+        used: list[str] = []
         features = []
         for start in range(0, len(shots), ENCODE_AT_ONCE):
             progress(what, start, len(shots))
-            pictures = [
-                crop(read_picture(source / shot.file), recipe.region, shot.file) for shot in shots[start : start + ENCODE_AT_ONCE]
-            ]
-            features.append(self._detector.encode(pictures))
-        bank = build_bank(join(features), fingerprint=manifest.fingerprint, shots=manifest.shots, region=manifest.region)
+            pictures = []
+            for shot in shots[start : start + ENCODE_AT_ONCE]:
+                try:
+                    pictures.append(crop(read_picture(source / shot.file), recipe.region, shot.file))
+                    used.append(shot.shot)
+                except PictureError as error:
+                    log.warning("recipe %s: a shot is left out of the bank: %s", recipe.name, error)
+            if pictures:
+                features.append(self._detector.encode(pictures))
+        if not features:
+            raise PictureError(f"recipe {recipe.name}: none of its {len(shots)} shots can be used. Register others")
+        bank = build_bank(join(features), fingerprint=self._detector.fingerprint, shots=used, region=_box(recipe.region))
         calibration = calibrate(self._detector, bank)
         progress(what, len(shots), len(shots))
+        manifest, folder = bank.manifest, self._recipes / recipe.name / "banks" / bank.name
         try:
-            bank.save(folder)
+            try:
+                bank.save(folder)
+            except BankError as error:
+                log.warning("recipe %s: %s. It is replaced", recipe.name, error)
+                shutil.rmtree(folder)
+                bank.save(folder)
         except OSError as error:
             raise StoreError(f"{folder}: cannot store the bank ({error.strerror}). Free space or mend its rights.") from None
         row = (recipe.name, manifest.hash, CALIBRATION.dump_json(calibration).decode(), time.time_ns())

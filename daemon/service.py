@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from config.schema import Config
+from config.errors import AprilcamError
+from config.schema import Config, RecipeConfig
 from connectors.contract import Reason, ResultOut, StatusOut, Topics
 from connectors.metrics import GaugeRow, Metrics
 from connectors.systemd import Notifier
@@ -31,6 +32,7 @@ from daemon.station import Station, Taught, Untaught
 from daemon.supervisor import CameraStatus, CameraSupervisor
 from daemon.web.app import HttpServer, create_app
 from model.detector import Detector
+from model.errors import ModelError
 from model.features import create_extractor
 from model.spec import ModelSpec
 
@@ -40,7 +42,8 @@ VERSION = version("aprilcam")
 STUCK_S = 60.0
 """A part of the pipeline that makes no progress for so long is stuck: the daemon ends with exit 1 and is started again."""
 STOPPED = "the daemon was stopped"
-STOP_LIMIT_S = 15.0
+STOP_LIMIT_S = 25.0
+IMPATIENT_S = 1.0
 DRAIN_S = 5.0
 """How long a stop waits for the broker to take what is committed; the rest waits in the outbox for the next start."""
 
@@ -73,6 +76,7 @@ class Service:
         self._stop = threading.Event()
         self._stopping = False
         self._broken: str | None = None
+        self._signalled_s: float | None = None
         self._state_lock = threading.Lock()
         self._lines: dict[str, Line] = {}
         self._inspector: Inspector | None = None
@@ -108,13 +112,13 @@ class Service:
         stack.callback(self.ledger.close)
         stack.callback(self._count_outbox)
         self._publisher = Publisher(config.mqtt, self.ledger, self._status("offline"), self._birth, self.metrics)
+        # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.
+        http = HttpServer(config.http, create_app(self.metrics.text, self.alive, self.ready))
+        self.http_url = http.url
+        http.start()
+        stack.callback(http.stop)
         self._publisher.start()
         stack.callback(lambda: self._publisher.stop(self._status("stopped"), DRAIN_S))
-        self._http = HttpServer(config.http, create_app(self.metrics.text, self.alive, self.ready))
-        self.http_url = self._http.url
-        self._http.start()
-        stack.callback(self._http.stop)
-
         self._finisher = Finisher(self.topics, on_error=self.metrics.finish_errors.inc)
         self._inspector = inspector = Inspector(
             self._finisher,
@@ -150,8 +154,7 @@ class Service:
         for station_config in config.stations:
             recipe = config.recipe(station_config.recipe)
             if recipe.name not in taught:
-                self.registrar.register_folder(recipe, self._progress)
-                taught[recipe.name] = self.registrar.teach(recipe, self._progress)
+                taught[recipe.name] = self._teach(recipe, detector)
             station = Station(station_config, recipe, config.takes_every_frame(station_config), self.ledger.submit)
             station.taught = taught[recipe.name]
             self.metrics.add_station(station.name, recipe.name)
@@ -164,10 +167,24 @@ class Service:
             )
             self._lines[station.name] = line = Line(station, supervisor)
             self._tell_state(line, quietly=True)
-            if isinstance(station.taught, Taught):
+
+    def _teach(self, recipe: RecipeConfig, detector: Detector) -> Taught | Untaught:
+        try:
+            self.registrar.register_folder(recipe, self._progress)
+            taught = self.registrar.teach(recipe, self._progress)
+            if isinstance(taught, Taught):
                 # The first real part is to be as quick as the others.
                 size = (recipe.region.height, recipe.region.width) if recipe.region else (256, 256)
-                detector.judge([np.zeros(size, np.uint8)], [station.taught.bank])
+                detector.judge([np.zeros(size, np.uint8)], [taught.bank])
+            return taught
+        except _StoppedEarly:
+            raise
+        except Exception as error:  # one recipe's trouble is not the other stations'
+            if isinstance(error, AprilcamError | ModelError):
+                log.error("recipe %s: no bank: %s", recipe.name, error)  # noqa: TRY400 - the message says it all
+                return Untaught(str(error))
+            log.exception("recipe %s: no bank", recipe.name)
+            return Untaught(f"{type(error).__name__}: {error}")
 
     def run(self) -> int:
         """Wait for SIGINT or SIGTERM while feeding the watchdog. The exit code."""
@@ -184,19 +201,25 @@ class Service:
         return 1 if self._broken else 0
 
     def _signalled(self, number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)  # the second one ends us at once
-        self._stop.set()
+        now_s = time.monotonic()
+        if self._signalled_s is None:
+            self._signalled_s = now_s
+            self._stop.set()
+        elif now_s - self._signalled_s > IMPATIENT_S:
+            # A person who asks again means it; one stop that reaches us twice (process group and parent) does not.
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     def stop(self) -> None:
         """Stop everything in order; what was accepted is committed, and published where the broker is there."""
         self._notifier.stopping()
         self._stopping = True
-        if self._broken:
-            # What is stuck may never end; the service manager starts us again once we have.
-            limit = threading.Timer(STOP_LIMIT_S, os._exit, (1,))
-            limit.daemon = True
-            limit.start()
+        # What is stuck may never end. Accepted results are in the ledger by then, and nothing else is worth waiting for.
+        limit = threading.Timer(STOP_LIMIT_S, os._exit, (1,))
+        limit.daemon = True
+        limit.start()
         self._running.close()
+        limit.cancel()
         self._notifier.close()
 
     def _stop_cameras(self) -> None:
@@ -224,9 +247,14 @@ class Service:
         """On the camera supervisor's thread."""
         frames = self.metrics.frames
         if frame.fault is not None or frame.pixels is None:
+            detail = frame.fault or "unreadable: no pixels"
+            reason = _reason_of(detail)
+            if reason == "overload" and not station.takes_every_frame:
+                # The ring is smaller than the queue (large frames): an older frame makes room for the ones to come.
+                frames.labels(station.name, "skipped").inc(1 + station.displace())
+                return
             frames.labels(station.name, "faulty").inc()
-            detail = frame.fault or "no pixels"
-            self._finisher.unknown(station.enter(frame), _reason_of(detail), detail)
+            self._finisher.unknown(station.enter(frame), reason, detail)
             return
         offer = station.offer(frame)
         if offer.refused is not None:
@@ -321,11 +349,12 @@ class Service:
                 "ledger": now_s - self.ledger.last_progress_s,
             }
             for name, line in list(self._lines.items()):
-                pending = line.station.oldest_pending()
-                idle_s[f"station {name}"] = now_s - pending.frame.arrived_s if pending else 0.0
+                idle_s[f"station {name}"] = line.station.stuck_s(now_s)
             part, longest_s = max(idle_s.items(), key=lambda item: item[1])
             if longest_s > STUCK_S:
                 trouble = f"{part} has made no progress for {longest_s:.0f} s"
+            elif not self._publisher.running:
+                trouble = "the publisher has ended"
         return trouble is None, {
             "status": "ok" if trouble is None else "failed",
             "version": VERSION,
@@ -335,13 +364,15 @@ class Service:
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether every station can give verdicts."""
         views = self.views()
-        well = bool(views) and all(view.state in ("ContinuousExecution", "Halted") for view in views)
+        well = bool(views) and all(view.state in ("ContinuousExecution", "Halted") for view in views) and not self.ledger.failing
         stations = {view.station: {"state": view.state, "reason": view.reason} for view in views}
-        return well, {"status": "ready" if well else "not ready", "stations": stations}
+        ledger = "failing: its disk takes no commit" if self.ledger.failing else "ok"
+        return well, {"status": "ready" if well else "not ready", "stations": stations, "ledger": ledger}
 
     def _summary(self) -> str:
         states = ", ".join(f"{view.station}: {view.state}" for view in self.views())
-        return f"{states}; broker {'connected' if self._publisher.connected else 'away'}"
+        ledger = "; ledger failing: disk full?" if self.ledger.failing else ""
+        return f"{states}; broker {'connected' if self._publisher.connected else 'away'}{ledger}"
 
     def _gauges(self) -> Iterable[GaugeRow]:
         """Read at each scrape, on the HTTP thread."""
@@ -353,6 +384,7 @@ class Service:
         finally:
             reader.close()
         age_s = max(0.0, time.time() - oldest_ns / 1e9) if oldest_ns is not None else 0.0
+        yield "aprilcam_ledger_failing", "1 while the ledger's disk takes no commit", (), (), float(self.ledger.failing)
         yield "aprilcam_outbox_depth", "Messages the broker has not acknowledged", (), (), depth
         yield "aprilcam_outbox_oldest_age_seconds", "Age of the oldest of them", (), (), age_s
 

@@ -5,6 +5,7 @@ skip. Tickets end in any order (a fault at once, a judgement after the model); r
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ class Station:
     taught: Taught | Untaught = field(default_factory=lambda: Untaught("starting"))
     _queue: deque[Ticket] = field(default_factory=deque)
     _order: deque[Ticket] = field(default_factory=deque)
+    _ended_s: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -107,6 +109,14 @@ class Station:
             self._order.append(ticket)
         return ticket
 
+    def displace(self) -> int:
+        """Give up the frame that has waited longest: 1, or 0 when none waits."""
+        ticket = self.take()
+        if ticket is None:
+            return 0
+        self._end(ticket, None)
+        return 1
+
     def take(self) -> Ticket | None:
         """The frame that has waited longest, None when none waits."""
         with self._lock:
@@ -116,10 +126,10 @@ class Station:
         """Frames in the queue."""
         return len(self._queue)
 
-    def oldest_pending(self) -> Ticket | None:
-        """The frame that came first among those without an end."""
+    def stuck_s(self, now_s: float) -> float:
+        """Seconds without any end of a frame while one waits for its own."""
         with self._lock:
-            return self._order[0] if self._order else None
+            return now_s - max(self._ended_s, self._order[0].frame.arrived_s) if self._order else 0.0
 
     def finish(self, ticket: Ticket, entry: Entry) -> None:
         """End a ticket with a result, and submit every result whose turn has come."""
@@ -130,6 +140,7 @@ class Station:
             if ticket.entry is not None or ticket.skipped:
                 return  # a frame has one end; the first one counts
             ticket.entry, ticket.skipped = entry, entry is None
+            self._ended_s = time.monotonic()
             ready: list[Entry] = []
             while self._order and (self._order[0].entry is not None or self._order[0].skipped):
                 first = self._order.popleft()

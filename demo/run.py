@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import ctypes
 import shutil
 import signal
 import socket
@@ -24,6 +25,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _die_with_us() -> None:
+    """In the child: end when the parent does, however that ends (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def private_broker(folder: Path) -> Iterator[int]:
     """A mosquitto with its own configuration and data in `folder`; gives its port."""
@@ -40,7 +46,7 @@ def private_broker(folder: Path) -> Iterator[int]:
     )
     # A session of its own: Ctrl-C is for the daemon, which still has to say goodbye to the broker.
     with (folder / "mosquitto.log").open("wb") as log:
-        broker = subprocess.Popen([program, "-c", str(config)], start_new_session=True, stderr=log)
+        broker = subprocess.Popen([program, "-c", str(config)], start_new_session=True, stderr=log, preexec_fn=_die_with_us)
     try:
         deadline_s = time.monotonic() + 10
         while True:
@@ -70,7 +76,8 @@ def main() -> int:
         # Signals are for the daemon: a terminal sends Ctrl-C to both, `kill` reaches only us and is passed on.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         daemon = subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-        signal.signal(signal.SIGTERM, lambda number, _: daemon.send_signal(number))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: daemon.terminate())
         return daemon.wait()
 
 

@@ -152,6 +152,10 @@ class TimmExtractor:
 
 def create_extractor(spec: ModelSpec, device: str | torch.device = "cpu", threads: int | None = None) -> FeatureExtractor:
     """The extractor for a spec's family. threads: torch's CPU threads, for the whole process; None: as is."""
+    kind = torch.device(device)
+    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ModelError(f"device {device}: expected that CUDA device, got {found} of them. Check driver and GPU, or use cpu")
     if threads is not None:
         torch.set_num_threads(threads)
     return TimmExtractor(spec, device)

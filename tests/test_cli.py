@@ -101,3 +101,12 @@ def test_a_broker_that_is_no_address_is_told(tmp_path: Path) -> None:
     done = aprilcam("run", "--config", write(tmp_path), "--broker", "localhost")
     assert done.returncode == 2
     assert "--broker: 'localhost' is not HOST:PORT" in done.stderr
+
+
+def test_a_gpu_that_is_not_there_is_told(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    file.write_text('[inference]\ndevice = "cuda:7"\n' + file.read_text())
+    done = aprilcam("run", "--config", file)
+    assert done.returncode == 2
+    assert "device cuda:7: expected that CUDA device, got" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -153,6 +153,27 @@ def test_the_newest_frames_win_where_not_every_one_counts(floor: Callable[..., F
     assert [result.sequence for result in line.results] == [1, 2]
 
 
+def test_a_ring_smaller_than_the_queue_gives_up_the_oldest_frame(floor: Callable[..., Floor]) -> None:
+    line = floor(PixelJudge(), {"name": "a", "queue_frames": 8, "every": False})
+    for value in range(3):
+        line.offer(0, value)
+    assert line.stations[0].displace() == 1
+    line.start()
+    wait_for(lambda: len(line.results) == 2, "the others")
+    assert [result.frame.number for result in line.results] == [1, 2]
+    assert line.stations[0].displace() == 0
+
+
+def test_a_station_is_stuck_only_when_no_frame_ends(floor: Callable[..., Floor]) -> None:
+    line = floor(PixelJudge(), {"name": "a"})
+    assert line.stations[0].stuck_s(1e9) == 0.0
+    line.offer(0, 1)
+    assert line.stations[0].stuck_s(100.0) == 100.0
+    line.start()
+    wait_for(lambda: len(line.results) == 1, "the result")
+    assert line.stations[0].stuck_s(1e9) == 0.0
+
+
 def test_a_flooding_station_does_not_starve_another(floor: Callable[..., Floor]) -> None:
     judge = PixelJudge()
     line = floor(judge, {"name": "flood", "queue_frames": 100}, {"name": "calm"}, max_batch=2)

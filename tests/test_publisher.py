@@ -141,4 +141,58 @@ def test_a_refused_login_is_told_and_inspection_is_not_disturbed(tmp_path: Path)
 def test_a_password_file_that_vanished_is_told(tmp_path: Path) -> None:
     config = MqttConfig(username="x", password_file=tmp_path / "gone")
     with pytest.raises(MqttError, match="gone: No such file"):
-        MqttConnection(config, ("t", b""), lambda _: None, lambda _: None)
+        MqttConnection(config, ("t", b""), lambda *_: None, lambda _: None)
+
+
+def test_a_password_file_that_is_not_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\xff\xfe")
+    config = MqttConfig(username="x", password_file=tmp_path / "secret")
+    with pytest.raises(MqttError, match="secret: not UTF-8 text"):
+        MqttConnection(config, ("t", b""), lambda *_: None, lambda _: None)
+
+
+def test_the_farewell_is_the_last_word_even_with_a_backlog(tmp_path: Path, broker: Broker) -> None:
+    listener = Listener(broker.port, "test/status")
+    daemon = Daemon(tmp_path, broker.port)
+    wait_for(lambda: daemon.publisher.connected, "the connection")
+    daemon.ledger.submit(entry("a", number) for number in range(20_000))
+    assert daemon.depth() > 1_000
+    daemon.publisher.stop(("test/status", b"stopped"), 0.2)
+    left = daemon.depth()
+    daemon.ledger.close()
+    assert 0 < left < 20_000
+    wait_for(lambda: listener.of("/status") == [b"online", b"stopped"], "the farewell")
+    listener.close()
+
+
+def test_a_message_too_large_for_the_broker_is_given_up_and_the_rest_goes_on(tmp_path: Path) -> None:
+    broker = Broker(tmp_path, "allow_anonymous true", "max_packet_size 20000")
+    broker.start()
+    listener = Listener(broker.port)
+    daemon = Daemon(tmp_path, broker.port)
+    daemon.ledger.submit([entry("a", 0), entry("a", 1, mask=b"x" * 40_000), entry("a", 2)])
+    wait_for(lambda: len(listener.of("/result")) == 3, "the three results")
+    assert numbers(listener) == [0, 1, 2]
+    assert listener.of("/status") == [b"online"]
+    assert b"aprilcam_messages_refused_total 1.0" in daemon.metrics.text()
+    daemon.stop()
+    listener.close()
+    broker.kill()
+
+
+def test_a_failure_of_its_own_is_told_and_does_not_end_publishing(tmp_path: Path, broker: Broker) -> None:
+    listener = Listener(broker.port)
+    failures = [OSError("no more file handles")]
+
+    class Failing(Daemon):
+        def birth(self) -> dict[str, bytes]:
+            if failures:
+                raise failures.pop()
+            return super().birth()
+
+    daemon = Failing(tmp_path, broker.port)
+    daemon.ledger.submit([entry("a", 0)])
+    wait_for(lambda: numbers(listener) == [0], "the result")
+    assert daemon.publisher.running
+    daemon.stop()
+    listener.close()

@@ -54,10 +54,24 @@ def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
         ('recipe = "gear"', 'recipe = "cog"', "stations.0.recipe", "no recipe is named 'cog'. Known: gear"),
         ('name = "press"', 'name = "a/b"', "stations.0.name", "'a/b' cannot be a name"),
         ('driver = "folder"', 'driver = "usb"', "cameras.0.driver", 'Use driver = "pylon"'),
+        ('object = "metal gear"', 'object = "x"\nthreshold = inf', "recipes.0.threshold", "finite number"),
+        (
+            'path = "pictures"',
+            'path = "pictures"\nsilent_after_s = 0.1',
+            "cameras.0.silent_after_s",
+            "or equal to 0.75",
+        ),
+        ("[[cameras]]", '[http]\nhost = ""\n[[cameras]]', "http.host", "at least 1 character"),
+        (
+            'driver = "folder"\npath = "pictures"',
+            'driver = "pylon"\nserial = "1"\nfeatures = { A = [1] }',
+            "cameras.0.features.A",
+            "not [1]",
+        ),
         ('path = "pictures"', 'path = "pictures"\nrate_hz = 0.0', "cameras.0.rate_hz", "greater than 0"),
         ('object = "metal gear"', 'object = "x"\nshots = "none"', "recipes.0.shots", "is not a folder. Make it"),
         ("[[cameras]]", "[mqtt]\nprefix = 'a/#'\n[[cameras]]", "mqtt.prefix", "match pattern"),
-        ("[[cameras]]", "[mqtt]\npassword_file = 'none'\n[[cameras]]", "mqtt.password_file", "is not a file"),
+        ("[[cameras]]", "[mqtt]\nusername = 'x'\npassword_file = 'none'\n[[cameras]]", "mqtt.password_file", "is not a file"),
     ],
 )
 def test_a_wrong_key_is_told_once_with_key_reason_and_mend(tmp_path: Path, old: str, new: str, key: str, words: str) -> None:
