@@ -117,7 +117,8 @@ class ClipExtractor:
             joint = JointFeatures(mapped, torch.cat([own.image for own in joints]))
         return PatchFeatures(layers, parts[0].grids, joint)
 
-    @torch.inference_mode()
+    # Not inference mode, here and for text: gradients of linear layers flow past what these return.
+    @torch.no_grad()
     def tokens(self, squares: Tensor) -> tuple[list[Tensor], Tensor]:
         """One pass: raw maps of the tapped layers, each B x C x h x w, and the image feature, B x D; float32, not normalised.
 
@@ -135,7 +136,7 @@ class ClipExtractor:
             layers = [layer.mT.reshape(len(x), -1, *grid) for layer in layers]
         return layers, out["image_features"].float()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         text: Tensor = self._network.encode_text(self._tokenizer(list(prompts)).to(self._device))
         return text.float()

@@ -99,13 +99,11 @@ class Detector:
         given = self._references(features, references)
         size = self.extractor.spec.image_size
         maps = torch.zeros((len(given), size, size), device=features.layers[0].device)
-        sharing: dict[int, list[int]] = {}
+        sharing: dict[int, tuple[Bank, list[int]]] = {}
         for number, reference in enumerate(given):
             if reference.bank is not None:
-                sharing.setdefault(id(reference.bank), []).append(number)
-        for numbers in sharing.values():
-            bank = given[numbers[0]].bank
-            assert bank is not None  # noqa: S101 - as grouped above
+                sharing.setdefault(id(reference.bank), (reference.bank, []))[1].append(number)
+        for bank, numbers in sharing.values():
             own = features if len(numbers) == len(given) else features.select(numbers)
             maps[numbers] = self._few_shot(own, bank)
         joint, texts, numbers = self._told(features, given)

@@ -39,6 +39,6 @@ def text_features(encode: Callable[[Sequence[str]], Tensor], object_name: str) -
 
     encode: `TextEncoder.encode_text`. Per group each sentence is normalised, then their mean is, as published.
     """
-    with torch.inference_mode():
+    with torch.no_grad():
         means = [F.normalize(encode(group), dim=-1).mean(0) for group in prompts(object_name)]
         return F.normalize(torch.stack(means), dim=-1)

@@ -285,6 +285,18 @@ def test_linear_layers_of_ours_say_what_they_were_trained_on(spec: ModelSpec, tm
             create_extractor(replace(spec, linear_layers=str(path), **change))
 
 
+def test_linear_layers_learn_from_tokens_and_text_alone(spec: ModelSpec) -> None:
+    detector = Detector(create_extractor(spec))
+    assert isinstance(detector.extractor, ClipExtractor)
+    torch.manual_seed(0)
+    projection = Projection(detector.extractor.widths, detector.extractor.joint_width)
+    maps, _ = detector.extractor.tokens(squash([picture(50, 50)], 112))
+    mapped = projection([own.flatten(2).mT for own in maps])
+    sum((tokens @ detector.text("bottle").T).sum() for tokens in mapped).backward()
+    assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in projection.parameters())
+    assert not any(parameter.requires_grad for parameter in detector.extractor.projection.parameters())  # type: ignore[union-attr]
+
+
 # zero-shot
 
 
