@@ -226,6 +226,10 @@ def _download(spec: ModelSpec) -> Path:
 
 def _resize_positions(state: StateDict, network: nn.Module) -> None:
     """Position embeddings for the spec's image size, as open_clip does it: bicubic, antialiased, corners not aligned."""
+    for name in ("visual.positional_embedding", _POOL_POSITIONS):
+        if name in state:
+            # OpenAI's are float16, which torch does not resize on a CPU.
+            state[name] = state[name].float()
     try:
         resize_pos_embed(state, network)
     except RuntimeError:
@@ -238,6 +242,6 @@ def _resize_positions(state: StateDict, network: nn.Module) -> None:
     old, new = (round((len(rows) - 1) ** 0.5) for rows in (pooled, wanted))
     if old**2 + 1 != len(pooled):
         return
-    grid = pooled[1:].float().view(1, old, old, -1).permute(0, 3, 1, 2)
+    grid = pooled[1:].view(1, old, old, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
-    state[_POOL_POSITIONS] = torch.cat([pooled[:1].float(), grid.permute(0, 2, 3, 1).reshape(new * new, -1)])
+    state[_POOL_POSITIONS] = torch.cat([pooled[:1], grid.permute(0, 2, 3, 1).reshape(new * new, -1)])

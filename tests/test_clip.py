@@ -236,6 +236,17 @@ def test_weights_of_another_backbone_are_refused(spec: ModelSpec, state: dict[st
         create_extractor(replace(spec, weights_sha256="00"))
 
 
+def test_weights_in_float16_as_openai_gives_them_are_resized_too(
+    spec: ModelSpec, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save(
+        {**{name: tensor.half() for name, tensor in state.items()}, "input_resolution": torch.tensor(56)}, tmp_path / "h.pt"
+    )
+    half = create_extractor(replace(spec, weights=str(tmp_path / "h.pt"))).extract([picture(60, 60)])
+    for low, full in zip(half.layers, create_extractor(spec).extract([picture(60, 60)]).layers, strict=True):
+        torch.testing.assert_close(low, full, atol=0.05, rtol=0)
+
+
 class _Trap:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return Path.touch, (Path("trap"),)  # type: ignore[return-value]
