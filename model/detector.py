@@ -1,7 +1,8 @@
 """From pictures to anomaly maps and scores: one code path for registering, calibrating, inspecting and evaluating."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,15 +12,69 @@ from torch import Tensor
 
 from model.bank import Bank, build_bank, nearest
 from model.errors import BankError, ModelError
-from model.features import FeatureExtractor, PatchFeatures
+from model.features import FeatureExtractor, JointFeatures, PatchFeatures, TextEncoder
+from model.prompts import text_features
+
+Mode = Literal["zero_shot", "few_shot", "both"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What one picture is judged by: a bank (few-shot), text vectors (zero-shot, 2 x D, see `text_features`), or both.
+
+    `Detector.reference` makes one by mode and object name.
+    """
+
+    bank: Bank | None = None
+    text: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.bank is None and self.text is None:
+            raise ModelError("reference: expected a bank, text vectors or both, got neither. Register shots or name the object")
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """Of B pictures, in the host's memory.
+
+    maps: B x S x S, float32. image_probabilities: B, float32, that the picture as a whole is abnormal, by text; NaN for a
+    picture without text vectors.
+    """
+
+    maps: NDArray[np.float32]
+    image_probabilities: NDArray[np.float32]
 
 
 class Detector:
-    """A feature extractor and the few-shot rule over it. Holds no recipe: each frame comes with its own bank."""
+    """A feature extractor and APRIL-GAN's two rules over it. Holds no recipe: each frame comes with its own reference.
+
+    Wherever references are taken, a bank alone stands for `Reference(bank)`.
+    """
 
     def __init__(self, extractor: FeatureExtractor) -> None:
         self.extractor = extractor
         self.fingerprint: dict[str, Any] = extractor.spec.fingerprint(extractor.weights_sha256)
+        self._texts: dict[str, Tensor] = {}
+
+    def text(self, object_name: str) -> Tensor:
+        """Text vectors of an object, 2 x D, on the device, encoded once. ModelError for a model that knows no text."""
+        spec = self.extractor.spec
+        if not isinstance(self.extractor, TextEncoder) or spec.linear_layers is None:
+            lacks = "its preset names no linear_layers" if isinstance(self.extractor, TextEncoder) else "it knows no text"
+            raise ModelError(
+                f"model {spec.name}: zero-shot: expected a CLIP (family open_clip) with linear_layers, got {spec.family} "
+                f"{spec.backbone}: {lacks}. Choose such a preset, or mode few_shot and register shots"
+            )
+        if object_name not in self._texts:
+            self._texts[object_name] = text_features(self.extractor.encode_text, object_name)
+        return self._texts[object_name]
+
+    def reference(self, mode: Mode, *, bank: Bank | None = None, object_name: str = "") -> Reference:
+        """The reference of a recipe in that mode: zero_shot needs the object's name, few_shot a bank, both needs both."""
+        if mode != "zero_shot" and bank is None:
+            raise ModelError(f"reference: mode {mode}: expected a bank, got none. Register shots, or choose mode zero_shot")
+        text = None if mode == "few_shot" else self.text(object_name)
+        return Reference(None if mode == "zero_shot" else bank, text)
 
     def encode(self, pictures: Sequence[NDArray[np.uint8]]) -> PatchFeatures:
         """Features of pictures, cropped to their regions of interest: H x W or H x W x 3 (RGB), uint8, of any sizes."""
@@ -35,44 +90,98 @@ class Detector:
         return build_bank(self.encode(pictures), fingerprint=self.fingerprint, shots=shots, region=region)
 
     @torch.inference_mode()
-    def maps(self, features: PatchFeatures, banks: Sequence[Bank]) -> Tensor:
-        """Anomaly maps, B x S x S, float32, 0 to 2 per tapped layer, on the device; `banks` has one for each picture.
+    def maps(self, features: PatchFeatures, references: Sequence[Bank | Reference]) -> Tensor:
+        """Anomaly maps, B x S x S, float32, on the device; `references` has one for each picture.
 
-        As APRIL-GAN (arXiv 2305.17382): per layer the least `1 - cosine` to the bank, bilinear with aligned corners to
-        S x S, summed over the layers. Pictures that share a bank are searched together. BankError if a bank is another
-        model's.
+        As APRIL-GAN (arXiv 2305.17382), summed over the layers: few-shot 0 to 2 per tapped layer, zero-shot 0 to 1; with
+        both, the sum of the two. BankError if a bank is another model's, ModelError for text without `features.joint`.
         """
-        if len(banks) != len(features):
-            raise ModelError(f"maps: expected one bank for each of {len(features)} pictures, got {len(banks)}")
-        sharing: dict[int, list[int]] = {}
-        for number, bank in enumerate(banks):
-            sharing.setdefault(id(bank), []).append(number)
+        given = self._references(features, references)
         size = self.extractor.spec.image_size
-        maps = torch.empty((len(banks), size, size), device=features.layers[0].device)
-        for numbers in sharing.values():
-            bank = banks[numbers[0]]
-            self._check(bank)
-            own = features if len(sharing) == 1 else features.select(numbers)
-            total = torch.zeros((len(numbers), 1, size, size), device=maps.device)
-            for queries, rows, grid in zip(own.layers, bank.layers, own.grids, strict=True):
-                distances = nearest(queries, rows).view(-1, 1, *grid)
-                total += F.interpolate(distances, size=(size, size), mode="bilinear", align_corners=True)
-            maps[numbers] = total[:, 0]
+        maps = torch.zeros((len(given), size, size), device=features.layers[0].device)
+        sharing: dict[int, tuple[Bank, list[int]]] = {}
+        for number, reference in enumerate(given):
+            if reference.bank is not None:
+                sharing.setdefault(id(reference.bank), (reference.bank, []))[1].append(number)
+        for bank, numbers in sharing.values():
+            own = features if len(numbers) == len(given) else features.select(numbers)
+            maps[numbers] = self._few_shot(own, bank)
+        joint, texts, numbers = self._told(features, given)
+        if joint is not None:
+            maps[numbers] += self._zero_shot(joint, features.grids, texts)
         return maps
 
-    def judge(self, pictures: Sequence[NDArray[np.uint8]], banks: Sequence[Bank]) -> NDArray[np.float32]:
-        """Anomaly maps of pictures, each against its own bank, in the host's memory: B x S x S, float32.
+    @torch.inference_mode()
+    def image_probabilities(self, features: PatchFeatures, references: Sequence[Bank | Reference]) -> Tensor:
+        """For each picture the probability that it is abnormal as a whole, by text alone; NaN without. B, float32."""
+        given = self._references(features, references)
+        probabilities = torch.full((len(given),), torch.nan, device=features.layers[0].device)
+        joint, texts, numbers = self._told(features, given)
+        if joint is not None:
+            logits = 100 * (texts @ joint.image[:, :, None])[:, :, 0]
+            probabilities[numbers] = logits.softmax(1)[:, 1]
+        return probabilities
 
-        Raises ModelError when a map is not finite: such a score is "not over the threshold", a pass nobody judged.
+    def assess(self, pictures: Sequence[NDArray[np.uint8]], references: Sequence[Bank | Reference]) -> Judgement:
+        """Maps and image probabilities of pictures, each by its own reference, from one pass of the encoder.
+
+        Raises ModelError when one is not finite: such a score is "not over the threshold", a pass nobody judged.
         """
-        maps: NDArray[np.float32] = self.maps(self.encode(pictures), banks).cpu().numpy()
-        broken = np.flatnonzero(~np.isfinite(maps.max(axis=(1, 2))))
+        features = self.encode(pictures)
+        maps: NDArray[np.float32] = self.maps(features, references).cpu().numpy()
+        probabilities: NDArray[np.float32] = self.image_probabilities(features, references).cpu().numpy()
+        told = np.array([isinstance(reference, Reference) and reference.text is not None for reference in references])
+        broken = np.flatnonzero(~np.isfinite(maps.max(axis=(1, 2))) | (told & ~np.isfinite(probabilities)))
         if broken.size:
             raise ModelError(
                 f"model {self.extractor.spec.name}: expected finite anomaly maps, got NaN or infinity for pictures "
-                f"{broken.tolist()} of {len(banks)}. Check the device's memory and the weights"
+                f"{broken.tolist()} of {len(maps)}. Check the device's memory and the weights"
             )
-        return maps
+        return Judgement(maps, probabilities)
+
+    def judge(self, pictures: Sequence[NDArray[np.uint8]], references: Sequence[Bank | Reference]) -> NDArray[np.float32]:
+        """The maps of `assess`: B x S x S, float32, in the host's memory."""
+        return self.assess(pictures, references).maps
+
+    def _few_shot(self, features: PatchFeatures, bank: Bank) -> Tensor:
+        """Per layer the least `1 - cosine` to the bank, bilinear with aligned corners to S x S, summed."""
+        self._check(bank)
+        size = self.extractor.spec.image_size
+        total = torch.zeros((len(features), 1, size, size), device=features.layers[0].device)
+        for queries, rows, grid in zip(features.layers, bank.layers, features.grids, strict=True):
+            distances = nearest(queries, rows).view(-1, 1, *grid)
+            total += F.interpolate(distances, size=(size, size), mode="bilinear", align_corners=True)
+        return total[:, 0]
+
+    def _zero_shot(self, joint: JointFeatures, grids: Sequence[tuple[int, int]], texts: Tensor) -> Tensor:
+        """Per layer the probability of "abnormal": logits are interpolated before the softmax, as published; summed."""
+        size = self.extractor.spec.image_size
+        total = torch.zeros((len(texts), size, size), device=texts.device)
+        for tokens, grid in zip(joint.layers, grids, strict=True):
+            logits = (100 * (texts @ tokens.mT)).view(-1, 2, *grid)
+            total += F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=True).softmax(1)[:, 1]
+        return total
+
+    def _references(self, features: PatchFeatures, references: Sequence[Bank | Reference]) -> list[Reference]:
+        if len(references) != len(features):
+            raise ModelError(f"maps: expected one bank for each of {len(features)} pictures, got {len(references)}")
+        return [Reference(given) if isinstance(given, Bank) else given for given in references]
+
+    def _told(self, features: PatchFeatures, given: Sequence[Reference]) -> tuple[JointFeatures | None, Tensor, list[int]]:
+        """The pictures with text vectors: their joint features (None: there are none), the vectors, and their numbers."""
+        numbers = [number for number, reference in enumerate(given) if reference.text is not None]
+        if not numbers:
+            return None, torch.empty(0), numbers
+        if features.joint is None:
+            spec = self.extractor.spec
+            raise ModelError(
+                f"model {spec.name}: zero-shot: expected features that know text, got patch features alone ({spec.family} "
+                f"{spec.backbone}). Choose a CLIP preset with linear_layers, or mode few_shot"
+            )
+        joint = features.joint
+        if len(numbers) < len(given):
+            joint = joint.select(torch.tensor(numbers, device=joint.image.device))
+        return joint, torch.stack([reference.text for reference in given if reference.text is not None]), numbers
 
     def _check(self, bank: Bank) -> None:
         if bank.manifest.fingerprint != self.fingerprint:

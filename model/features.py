@@ -5,7 +5,7 @@ import difflib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import timm
@@ -19,8 +19,23 @@ from model.errors import ModelError
 from model.spec import ModelSpec
 from model.weights import load_into, load_weights
 
-_CPU_CHUNK = 4
+CPU_CHUNK = 4
 """Pictures per pass on a CPU: 8 leave the cache (Lite0 at 256 px: 12.8 ms each against 9.9 with 4)."""
+
+
+@dataclass(frozen=True)
+class JointFeatures:
+    """B pictures in the space that CLIP shares with text, D wide, on the grids of their patch features.
+
+    layers: each B x N x D, float32, every patch mapped by its linear layer, then L2-normalised.
+    image: B x D, float32, the whole picture's own feature, L2-normalised.
+    """
+
+    layers: tuple[Tensor, ...]
+    image: Tensor
+
+    def select(self, at: slice | Tensor) -> "JointFeatures":
+        return JointFeatures(tuple(layer[at] for layer in self.layers), self.image[at])
 
 
 @dataclass(frozen=True)
@@ -29,10 +44,12 @@ class PatchFeatures:
 
     layers: each B x N x C, float32, every patch L2-normalised, patches in row order of the grid.
     grids: (height, width) in patches of each layer; N = height * width.
+    joint: the same pictures as text sees them; None where the backbone knows no text or its linear layers are absent.
     """
 
     layers: tuple[Tensor, ...]
     grids: tuple[tuple[int, int], ...]
+    joint: JointFeatures | None = None
 
     def __len__(self) -> int:
         return len(self.layers[0])
@@ -40,11 +57,12 @@ class PatchFeatures:
     def select(self, index: slice | Sequence[int]) -> "PatchFeatures":
         """The features of some of the pictures, in the order of `index`."""
         at = index if isinstance(index, slice) else torch.tensor(index, device=self.layers[0].device, dtype=torch.long)
-        return PatchFeatures(tuple(layer[at] for layer in self.layers), self.grids)
+        joint = None if self.joint is None else self.joint.select(at)
+        return PatchFeatures(tuple(layer[at] for layer in self.layers), self.grids, joint)
 
 
 def join(parts: Sequence[PatchFeatures]) -> PatchFeatures:
-    """The features of several calls as if they came from one."""
+    """The patch features of several calls as if they came from one: what banks are made of, so without `joint`."""
     layers = tuple(torch.cat(layers) for layers in zip(*(part.layers for part in parts), strict=True))
     return PatchFeatures(layers, parts[0].grids)
 
@@ -69,21 +87,37 @@ class FeatureExtractor(Protocol):
         ...
 
 
-def to_square(pictures: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
-    """Each picture resized alone to S x S, bicubic and antialiased as PIL does it: B x 3 x S x S, uint8, channels last.
+@runtime_checkable
+class TextEncoder(Protocol):
+    """What a feature extractor that knows text has besides."""
 
-    On the CPU, as torch does this to bytes only there; bytes keep it equal to PIL's (and to the authors') result.
-    """
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """B x D, float32, on the device, not normalised, in the space of `JointFeatures`."""
+        ...
+
+
+def check_pictures(pictures: Sequence[NDArray[np.uint8]]) -> None:
+    """ModelError unless there is at least one, and each is H x W or H x W x 3 (RGB), uint8."""
     if not pictures:
         raise ModelError("extract: expected at least one picture, got none")
-    squares = torch.empty((len(pictures), 3, size, size), dtype=torch.uint8).to(memory_format=torch.channels_last)
-    for square, picture in zip(squares, pictures, strict=True):
+    for picture in pictures:
         rgb = picture.ndim == 3 and picture.shape[2] == 3
         if picture.dtype != np.uint8 or not (rgb or picture.ndim == 2) or picture.size == 0:
             raise ModelError(
                 f"extract: expected a picture of uint8, H x W or H x W x 3 (RGB), got {picture.dtype} {picture.shape}. "
                 f"Convert it first"
             )
+
+
+def to_square(pictures: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
+    """Each picture resized alone to S x S, bicubic and antialiased as PIL does it: B x 3 x S x S, uint8, channels last.
+
+    On the CPU, as torch does this to bytes only there; bytes keep it within two grey levels of PIL's result.
+    """
+    check_pictures(pictures)
+    squares = torch.empty((len(pictures), 3, size, size), dtype=torch.uint8).to(memory_format=torch.channels_last)
+    for square, picture in zip(squares, pictures, strict=True):
+        rgb = picture.ndim == 3
         # A copy of read-only memory (a view of a camera's ring, say): torch warns of it, though we never write.
         plain = np.require(picture, requirements=["C", "W"])
         pixels = torch.from_numpy(plain).permute(2, 0, 1) if rgb else torch.from_numpy(plain)[None]
@@ -134,7 +168,7 @@ class TimmExtractor:
     @torch.inference_mode()
     def extract(self, pictures: Sequence[NDArray[np.uint8]]) -> PatchFeatures:
         squares = to_square(pictures, self._spec.image_size)
-        chunks = torch.split(squares, _CPU_CHUNK) if self._device.type == "cpu" else (squares,)
+        chunks = torch.split(squares, CPU_CHUNK) if self._device.type == "cpu" else (squares,)
         passes = [self._encode(chunk) for chunk in chunks]
         grids = tuple((int(layer.shape[2]), int(layer.shape[3])) for layer in passes[0])
         layers = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*passes, strict=True))
@@ -143,11 +177,14 @@ class TimmExtractor:
 
     def _encode(self, squares: Tensor) -> list[Tensor]:
         x = squares.to(self._device).float().mul_(self._scale).add_(self._shift)
-        layers = _tap(self._network, x, self._spec)
-        side = self._spec.neighbourhood
-        if side == 1:
-            return layers
-        return [F.avg_pool2d(layer, side, stride=1, padding=side // 2, count_include_pad=False) for layer in layers]
+        return [average(layer, self._spec.neighbourhood) for layer in _tap(self._network, x, self._spec)]
+
+
+def average(layer: Tensor, side: int) -> Tensor:
+    """B x C x h x w averaged over windows of side x side, at the borders over what there is of them."""
+    if side == 1:
+        return layer
+    return F.avg_pool2d(layer, side, stride=1, padding=side // 2, count_include_pad=False)
 
 
 def create_extractor(spec: ModelSpec, device: str | torch.device = "cpu", threads: int | None = None) -> FeatureExtractor:
@@ -158,6 +195,11 @@ def create_extractor(spec: ModelSpec, device: str | torch.device = "cpu", thread
         raise ModelError(f"device {device}: expected that CUDA device, got {found} of them. Check driver and GPU, or use cpu")
     if threads is not None:
         torch.set_num_threads(threads)
+    if spec.family == "open_clip":
+        # Here, as open_clip takes a second to import and needs nothing that the default preset does.
+        from model.clip import ClipExtractor
+
+        return ClipExtractor(spec, device)
     return TimmExtractor(spec, device)
 
 

