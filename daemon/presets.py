@@ -1,6 +1,7 @@
 """Model presets: TOML files of `config/models/`, or a file of the engineer's own."""
 
 import tomllib
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,6 +22,8 @@ def shipped_presets() -> list[str]:
 def load_preset(name: str, base: Path) -> ModelSpec:
     """The preset of that name, or of the file `name` (relative to `base`) where it ends with .toml.
 
+    Relative paths of weights start at the folder of that file; in a shipped preset at `base`, the configuration's folder.
+
     Raises ConfigError naming preset, key, reason and mend.
     """
     if name.endswith(".toml"):
@@ -37,7 +40,7 @@ def load_preset(name: str, base: Path) -> ModelSpec:
         problem = Problem("inference.preset", f"no preset is named {name!r}", f"Known: {known}; or name a .toml file")
         raise ConfigError(base, [problem])
     try:
-        return _ADAPTER.validate_python(tomllib.loads(text))
+        spec = _ADAPTER.validate_python(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(path, [Problem("file", f"not TOML: {error}", "Mend the line that is named")]) from None
     except ValidationError as error:
@@ -46,3 +49,11 @@ def load_preset(name: str, base: Path) -> ModelSpec:
             for item in error.errors()
         ]
         raise ConfigError(path, problems) from None
+    folder = path.parent if name.endswith(".toml") else base
+    layers = spec.linear_layers
+    return replace(spec, weights=_place(spec.weights, folder), linear_layers=layers and _place(layers, folder))
+
+
+def _place(weights: str, folder: Path) -> str:
+    """A file's absolute path; `wheel:` and `tag:` name no file."""
+    return weights if weights.startswith(("wheel:", "tag:")) else str((folder / weights).resolve())

@@ -215,7 +215,7 @@ class Publisher:
                 return
             while self._unread:
                 with self._wake:
-                    if self._lost is not None or len(self._in_flight) >= self._config.in_flight:
+                    if self._lost is not None or self._stopping or len(self._in_flight) >= self._config.in_flight:
                         return
                     row = self._unread.popleft()
                     self._in_flight[row.id] = row

@@ -153,7 +153,7 @@ def test_a_password_file_that_is_not_text_is_told(tmp_path: Path) -> None:
 
 def test_the_farewell_is_the_last_word_even_with_a_backlog(tmp_path: Path, broker: Broker) -> None:
     listener = Listener(broker.port, "test/status")
-    daemon = Daemon(tmp_path, broker.port)
+    daemon = Daemon(tmp_path, broker.port, in_flight=1)
     wait_for(lambda: daemon.publisher.connected, "the connection")
     daemon.ledger.submit(entry("a", number) for number in range(20_000))
     assert daemon.depth() > 1_000
