@@ -100,20 +100,17 @@ class Registrar:
         ).result()
         return Registered(shot, new=shot not in known)
 
-    def register_folder(self, recipe: RecipeConfig, progress: Progress) -> list[str]:
-        """Register every picture of the recipe's configured folder. Gives a message for each that was refused."""
-        refused: list[str] = []
+    def register_folder(self, recipe: RecipeConfig, progress: Progress) -> None:
+        """Register every picture of the recipe's configured folder; those that cannot be used are logged and left out."""
         pictures = list_pictures(recipe.shots) if recipe.shots is not None else []
         for done, picture in enumerate(pictures):
             progress(f"recipe {recipe.name}: reading reference shots", done, len(pictures))
             try:
                 self.register(recipe, picture)
             except PictureError as error:
-                refused.append(str(error))
                 log.warning("recipe %s: reference shot refused: %s", recipe.name, error)
         if pictures:
             progress(f"recipe {recipe.name}: reading reference shots", len(pictures), len(pictures))
-        return refused
 
     def teach(self, recipe: RecipeConfig, progress: Progress) -> Taught | Untaught:
         """The bank and the calibration of the recipe's shots: loaded where they are there, else built, checked and stored.
@@ -188,7 +185,7 @@ class Registrar:
             "recipe %s: bank %s built from %d shots, threshold %.4f",
             recipe.name,
             bank.name,
-            len(shots),
+            calibration.shots,
             calibration.threshold,
         )
         return Taught(bank, calibration)

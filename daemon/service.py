@@ -77,7 +77,6 @@ class Service:
         self._stopping = False
         self._broken: str | None = None
         self._signalled_s: float | None = None
-        self._state_lock = threading.Lock()
         self._lines: dict[str, Line] = {}
         self._inspector: Inspector | None = None
         self._running = ExitStack()
