@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model.errors import ModelError, WeightsError
-from model.features import CPU_CHUNK, JointFeatures, PatchFeatures, average, check_pictures
+from model.features import JointFeatures, LocalExtractor, PatchFeatures, average, check_pictures
 from model.projection import Projection, manifest, read_projection
 from model.spec import ModelSpec
 from model.weights import StateDict, load_into, read_state
@@ -46,7 +46,7 @@ def squash(pictures: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
     return squares
 
 
-class ClipExtractor:
+class ClipExtractor(LocalExtractor):
     """A CLIP of open_clip, ViT or of the RN50 family, frozen; also a `TextEncoder`. Safe to use from several threads.
 
     projection: the linear layers of the zero-shot half; None where the spec names none. joint_width: of the text's space.
@@ -55,11 +55,10 @@ class ClipExtractor:
     """
 
     def __init__(self, spec: ModelSpec, device: str | torch.device = "cpu") -> None:
-        self._spec = spec
-        self._device = torch.device(device)
-        self._dtype = _DTYPES[spec.precision]
         config = _read_config(spec)
-        state, self._weights_sha256 = _read_weights(spec)
+        state, weights_sha256 = _read_weights(spec)
+        super().__init__(spec, device, weights_sha256)
+        self._dtype = _DTYPES[spec.precision]
         # Not open_clip.create_model: it takes the activation by name suffix or by the tag, only warns where the two differ
         # (issue 4: APRIL-GAN's layers want the difference), and unpickles by another way than ours.
         low = None if spec.precision == "fp32" else self._dtype
@@ -75,9 +74,6 @@ class ClipExtractor:
         self.joint_width: int = config["embed_dim"]
         self.widths = self._check_layers(config["vision_cfg"])
         self._tokenizer = open_clip.SimpleTokenizer(context_length=network.context_length)
-        # Normalising bytes in one multiply and add: (x / 255 - mean) / std.
-        mean, std = (torch.tensor(values, device=self._device).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
-        self._scale, self._shift = 1 / (255 * std), -mean / std
         self.projection: Projection | None = None
         self.projection_sha256: str | None = None
         if spec.linear_layers is not None:
@@ -90,23 +86,10 @@ class ClipExtractor:
             )
             self.projection = projection.to(self._device)
 
-    @property
-    def spec(self) -> ModelSpec:
-        return self._spec
-
-    @property
-    def weights_sha256(self) -> str:
-        return self._weights_sha256
-
-    @property
-    def device(self) -> torch.device:
-        return self._device
-
     @torch.inference_mode()
     def extract(self, pictures: Sequence[NDArray[np.uint8]]) -> PatchFeatures:
         squares = squash(pictures, self._spec.image_size)
-        chunks = torch.split(squares, CPU_CHUNK) if self._device.type == "cpu" else (squares,)
-        parts = [self._features(*self.tokens(chunk)) for chunk in chunks]
+        parts = [self._features(*self.tokens(chunk)) for chunk in self._chunks(squares)]
         if len(parts) == 1:
             return parts[0]
         layers = tuple(torch.cat(layers) for layers in zip(*(part.layers for part in parts), strict=True))
@@ -124,7 +107,7 @@ class ClipExtractor:
 
         squares: B x 3 x S x S, uint8. Tokens are the residual stream, before `ln_post`; linear layers are trained on them.
         """
-        x = squares.to(self._device).float().mul_(self._scale).add_(self._shift).to(self._dtype)
+        x = self._normalised(squares).to(self._dtype)
         # open_clip counts blocks from 0, and the stem of its ResNets as 0.
         indices = [layer - 1 if self._vit else layer for layer in self._spec.layers]
         out = self._network.visual.forward_intermediates(

@@ -126,29 +126,13 @@ def to_square(pictures: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
     return squares
 
 
-class TimmExtractor:
-    """A timm backbone with local weights, frozen, in float32. Safe to use from several threads.
+class LocalExtractor:
+    """What the extractors of this machine share: their description, and how squares of bytes become a network's input."""
 
-    Raises WeightsError for weights that do not fit, ModelError for a backbone or layer that timm does not have.
-    """
-
-    def __init__(self, spec: ModelSpec, device: str | torch.device = "cpu") -> None:
+    def __init__(self, spec: ModelSpec, device: str | torch.device, weights_sha256: str) -> None:
         self._spec = spec
         self._device = torch.device(device)
-        state, self._weights_sha256 = load_weights(spec)
-        network = _create_backbone(spec)
-        load_into(network, state, optional=network.default_cfg.get("classifier"), source=f"model {spec.name}")
-        # Transformers in timm resample their position embeddings when told the new size after loading.
-        if spec.image_size != network.default_cfg["input_size"][-1] and hasattr(network, "set_input_size"):
-            network.set_input_size(img_size=(spec.image_size, spec.image_size))
-        try:
-            network.prune_intermediate_layers(list(spec.layers))
-        except (AssertionError, IndexError) as error:
-            raise ModelError(
-                f"model {spec.name}: layers {spec.layers}: {spec.backbone} has no such level. Choose lower ones"
-            ) from error
-        network.eval().requires_grad_(False)
-        self._network = _fold_norms(network, spec).to(self._device, memory_format=torch.channels_last)
+        self._weights_sha256 = weights_sha256
         # Normalising bytes in one multiply and add: (x / 255 - mean) / std.
         mean, std = (torch.tensor(values, device=self._device).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
         self._scale, self._shift = 1 / (255 * std), -mean / std
@@ -165,19 +149,50 @@ class TimmExtractor:
     def device(self) -> torch.device:
         return self._device
 
+    def _chunks(self, squares: Tensor) -> Sequence[Tensor]:
+        """B x 3 x S x S in parts for one pass each."""
+        return torch.split(squares, CPU_CHUNK) if self._device.type == "cpu" else (squares,)
+
+    def _normalised(self, squares: Tensor) -> Tensor:
+        """Bytes B x 3 x S x S to float32 on the device."""
+        return squares.to(self._device).float().mul_(self._scale).add_(self._shift)
+
+
+class TimmExtractor(LocalExtractor):
+    """A timm backbone with local weights, frozen, in float32. Safe to use from several threads.
+
+    Raises WeightsError for weights that do not fit, ModelError for a backbone or layer that timm does not have.
+    """
+
+    def __init__(self, spec: ModelSpec, device: str | torch.device = "cpu") -> None:
+        state, weights_sha256 = load_weights(spec)
+        super().__init__(spec, device, weights_sha256)
+        network = _create_backbone(spec)
+        load_into(network, state, optional=network.default_cfg.get("classifier"), source=f"model {spec.name}")
+        # Transformers in timm resample their position embeddings when told the new size after loading.
+        if spec.image_size != network.default_cfg["input_size"][-1] and hasattr(network, "set_input_size"):
+            network.set_input_size(img_size=(spec.image_size, spec.image_size))
+        try:
+            network.prune_intermediate_layers(list(spec.layers))
+        except (AssertionError, IndexError) as error:
+            raise ModelError(
+                f"model {spec.name}: layers {spec.layers}: {spec.backbone} has no such level. Choose lower ones"
+            ) from error
+        network.eval().requires_grad_(False)
+        self._network = _fold_norms(network, spec).to(self._device, memory_format=torch.channels_last)
+
     @torch.inference_mode()
     def extract(self, pictures: Sequence[NDArray[np.uint8]]) -> PatchFeatures:
         squares = to_square(pictures, self._spec.image_size)
-        chunks = torch.split(squares, CPU_CHUNK) if self._device.type == "cpu" else (squares,)
-        passes = [self._encode(chunk) for chunk in chunks]
+        passes = [self._encode(chunk) for chunk in self._chunks(squares)]
         grids = tuple((int(layer.shape[2]), int(layer.shape[3])) for layer in passes[0])
         layers = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*passes, strict=True))
         # B x C x h x w to B x N x C.
         return PatchFeatures(tuple(F.normalize(layer.flatten(2).mT, dim=-1).contiguous() for layer in layers), grids)
 
     def _encode(self, squares: Tensor) -> list[Tensor]:
-        x = squares.to(self._device).float().mul_(self._scale).add_(self._shift)
-        return [average(layer, self._spec.neighbourhood) for layer in _tap(self._network, x, self._spec)]
+        taps = _tap(self._network, self._normalised(squares), self._spec)
+        return [average(layer, self._spec.neighbourhood) for layer in taps]
 
 
 def average(layer: Tensor, side: int) -> Tensor:
