@@ -4,6 +4,7 @@ AprilcamError
 ├── ConfigError     mend the configuration file and start again (exit 2)
 ├── StoreError      mend the state folder (permission, disk) and start again (exit 2)
 ├── AddressError    mend [http] (its port is taken) and start again (exit 2)
+├── ResultsError    name another file or folder for what `aprilcam evaluate` finds, or remove the old one (exit 2)
 ├── PictureError    give up on this picture, go on with the others
 ├── MqttError       the broker is not usable now; the publisher tries again with back-off
 └── CameraError     the device is not usable now; the supervisor tries again with back-off
@@ -46,6 +47,10 @@ class StoreError(AprilcamError):
 
 class AddressError(AprilcamError):
     """The HTTP address cannot be bound."""
+
+
+class ResultsError(AprilcamError):
+    """A file or folder of an evaluation that cannot be written, or that holds another evaluation's results."""
 
 
 class PictureError(AprilcamError):

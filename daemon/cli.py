@@ -1,20 +1,32 @@
 """The command `aprilcam`."""
 
 import logging
+import re
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from config.errors import AprilcamError, ConfigError, Problem
-from config.schema import Config, PylonCamera
+from config.schema import Config, InferenceConfig, PylonCamera
 from daemon.checks import load_checked
+from daemon.presets import load_preset
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.", show_default=True)]
 DEFAULT_CONFIG = Path("/etc/aprilcam/aprilcam.toml")
+DEFAULT_PRESET = InferenceConfig().preset
+
+
+class EvaluationMode(StrEnum):
+    """By what `evaluate` judges (`model.detector.Mode`)."""
+
+    few_shot = "few_shot"
+    zero_shot = "zero_shot"
+    both = "both"
 
 
 @app.callback()
@@ -84,6 +96,45 @@ def run(
             service.stop()
         console.summary(service)
     raise typer.Exit(code)
+
+
+@app.command()
+def evaluate(
+    dataset: Annotated[Path, typer.Argument(help="Folder in MVTec AD's or VisA's layout (see docs/evaluate.md).")],
+    shots: Annotated[str, typer.Option(help="Reference shots; several numbers share one pass: 1,2,4,8.")] = "4",
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="How many times shots are drawn.")] = 3,
+    categories: Annotated[str, typer.Option(metavar="A,B", help="Only these categories.")] = "",
+    preset: Annotated[str, typer.Option(help="A shipped preset's name, or a .toml file.")] = DEFAULT_PRESET,
+    mode: Annotated[EvaluationMode, typer.Option(help="Judge by shots, by text, or by both.")] = EvaluationMode.few_shot,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda[:N]")] = "cpu",
+    json: Annotated[Path | None, typer.Option(help="Keep results here; the same command goes on from there.")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Draw curves, histograms and the worst parts in this folder.")] = None,
+) -> None:
+    """Measure a preset on a data set: accuracy, false rejects and escapes. Prints Markdown. Exit 2 when it cannot."""
+    counts = _counts(shots)
+    if mode is EvaluationMode.few_shot and 0 in counts:
+        raise typer.BadParameter(
+            "0 shots: expected 1 or more for mode few_shot. Choose mode zero_shot or both", param_hint="--shots"
+        )
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise typer.BadParameter(f"expected cpu, cuda or cuda:N, got {device!r}", param_hint="--device")
+    from model.dataset import read_dataset
+
+    chosen = read_dataset(dataset, [name.strip() for name in categories.split(",") if name.strip()] or None)
+    spec = load_preset(preset, Path.cwd())
+    from daemon.evaluate_command import run_evaluation
+
+    raise typer.Exit(run_evaluation(dataset, chosen, spec, mode.value, counts, seeds, device, json, pictures))
+
+
+def _counts(shots: str) -> list[int]:
+    try:
+        counts = [int(count) for count in shots.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 0:
+        raise typer.BadParameter(f"expected a number or several, as in 1,2,4, got {shots!r}", param_hint="--shots")
+    return list(dict.fromkeys(counts))
 
 
 def _describe_camera(config: Config, name: str) -> str:

@@ -127,7 +127,10 @@ class Detector:
 
         Raises ModelError when one is not finite: such a score is "not over the threshold", a pass nobody judged.
         """
-        features = self.encode(pictures)
+        return self.assess_features(self.encode(pictures), references)
+
+    def assess_features(self, features: PatchFeatures, references: Sequence[Bank | Reference]) -> Judgement:
+        """`assess` of pictures that are encoded, so that they can be judged by several references."""
         maps: NDArray[np.float32] = self.maps(features, references).cpu().numpy()
         probabilities: NDArray[np.float32] = self.image_probabilities(features, references).cpu().numpy()
         told = np.array([isinstance(reference, Reference) and reference.text is not None for reference in references])
