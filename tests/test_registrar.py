@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from config.errors import PictureError
@@ -90,6 +92,12 @@ def test_a_picture_that_does_not_hold_the_region_is_refused(tmp_path: Path, regi
     recipe = RecipeConfig(name="disc", object="disc", region=Region(x=200, y=0, width=100, height=100))
     with pytest.raises(PictureError, match=r"256 x 256 pixels do not hold the region x=200 y=0 100 x 100"):
         registrar.register(recipe, picture)
+
+
+def test_a_picture_smaller_than_a_patch_is_refused(tmp_path: Path, registrar: Registrar) -> None:
+    assert cv2.imwrite(str(tmp_path / "dot.png"), np.zeros((40, 9), np.uint8))
+    with pytest.raises(PictureError, match=r"dot\.png: 9 x 40 pixels, expected at least 16 x 16"):
+        registrar.register(RECIPE, tmp_path / "dot.png")
 
 
 def test_without_shots_there_is_no_bank(registrar: Registrar) -> None:
