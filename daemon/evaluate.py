@@ -19,7 +19,7 @@ from config.errors import PictureError
 from connectors.cameras.pictures import picture_size, read_picture
 from daemon.evaluate_results import CategoryResult, ResultsFile, Run, Setting
 from model.bank import build_bank
-from model.calibration import calibrate
+from model.calibration import RULE, calibrate, even_odds
 from model.dataset import Category, Sample
 from model.detector import Detector, Judgement, Mode, Reference
 from model.errors import DatasetError, ShotsError
@@ -64,13 +64,13 @@ def check_shots(categories: Sequence[Category], settings: Sequence[Setting]) -> 
 def identity(detector: Detector, dataset: Path, settings: Sequence[Setting]) -> dict[str, Any]:
     """All that shapes the results of a category, as plain JSON values: results of another identity are not continued."""
     spec = detector.extractor.spec
-    layers = spec.linear_layers
     return {
         "aprilcam": version("aprilcam"),
         "dataset": str(dataset.resolve()),
         "preset": spec.name,
         "model": detector.fingerprint,
-        "linear_layers_sha256": layers and hashlib.sha256(Path(layers).read_bytes()).hexdigest(),
+        "linear_layers_sha256": detector.linear_layers_sha256,
+        "calibration_rule": RULE,
         "device": str(detector.extractor.device),
         "mode": settings[-1].mode,
         "shots": list(dict.fromkeys(setting.shots for setting in settings)),
@@ -217,19 +217,20 @@ def _teach(detector: Detector, category: Category, settings: Sequence[Setting]) 
         # The category's folder is the object's name, underscores and all, as the authors have it.
         reference = detector.reference(setting.mode, bank=bank, object_name=category.name)
         names = tuple(shot.relative_to(category.root).as_posix() for shot in drawn)
-        judges.append(_calibrated(detector, _Judge(setting, names, reference, None, 0.0, "")))
+        judges.append(_calibrated(detector, _Judge(setting, names, reference, None, 0.0, ""), features))
     return judges
 
 
-def _calibrated(detector: Detector, judge: _Judge) -> _Judge:
-    """With a threshold from the shots alone, or a note that says why there is none."""
-    if judge.setting.mode != "few_shot" or judge.reference.bank is None:
-        return replace(judge, note=f"{judge.setting.mode}: no threshold yet: text is not calibrated")
-    try:
-        calibration = calibrate(detector, judge.reference.bank)
-    except ShotsError as error:
-        return replace(judge, note=str(error))
-    return replace(judge, threshold=calibration.threshold)
+def _calibrated(detector: Detector, judge: _Judge, shots: PatchFeatures | None) -> _Judge:
+    """With a threshold from the shots alone, as the daemon sets it, or a note that says why there is none."""
+    if shots is None:
+        calibration = even_odds(len(detector.extractor.spec.layers))
+    else:
+        try:
+            calibration = calibrate(detector, shots, judge.reference)
+        except ShotsError as error:
+            return replace(judge, note=str(error))
+    return replace(judge, threshold=calibration.threshold, image_weight=calibration.image_weight)
 
 
 # pictures

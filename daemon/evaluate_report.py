@@ -18,7 +18,7 @@ def report(results: Sequence[CategoryResult]) -> str:
     parts = [
         "## Verdicts\n",
         _table(results, _VERDICTS),
-        "\n" + _VERDICT_LEGEND + _spread(seeds),
+        "\n" + _VERDICT_LEGEND + _spread(seeds) + (_ZERO_SHOT_LEGEND if any(run.setting.shots == 0 for run in runs) else ""),
         "\n## Where the defect is\n",
         _table(results, _PIXELS),
         "\n" + _PIXEL_LEGEND,
@@ -70,6 +70,7 @@ _VERDICT_LEGEND = """\
 false rejects: good parts failed, escapes: defective parts passed, both at the threshold calibrated from the shots alone.
 AUROC, F1-max, AP: how well the scores put the defective above the good, whatever the threshold (100 = all of them).
 ms/picture: from pixels in memory to the anomaly map, on this machine. Mean: of the categories, each counting the same."""
+_ZERO_SHOT_LEGEND = "\nzero-shot: at the threshold of even odds, as nothing is calibrated without shots."
 _PIXEL_LEGEND = """\
 How well the map's pixels put defects above the rest, over all test pictures that are good or have a mask.
 PRO: the share found of each defect, small ones counting as much as large ones, while under 30 % of good pixels are marked."""

@@ -1,7 +1,6 @@
 """What an evaluation finds, and the JSON file that keeps it, category by category, so that a later run goes on from there."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from config.errors import ResultsError
 from model.detector import Mode
 from model.evaluation import Ranking, Rates
+from model.files import write_whole
 
 FORMAT = 1
 """Raised whenever this code would find or write something else for the same settings."""
@@ -37,7 +37,7 @@ class Run:
     drawn: names of the reference shots. scores: of each test picture: largest map value + image_weight x image probability.
     image: figures of those scores; published: of the published ones, where the mode knows text. pixel, pro: None where no
     test picture is good or has a mask. threshold: calibrated from the shots alone, and the rates at it; None where the shots
-    give none, and `note` says why. ms_per_picture: from pixels in memory to the map, median over batches.
+    give none (image_weight is then 0), and `note` says why. ms_per_picture: from pixels to the map, median over batches.
     """
 
     setting: Setting
@@ -117,12 +117,7 @@ class ResultsFile:
 
     def _write(self) -> None:
         document = _Document(FORMAT, self._settings, self.finished)
-        part = self.path.with_name(f".{self.path.name}.part")
         try:
-            with part.open("wb") as file:
-                file.write(_ADAPTER.dump_json(document, indent=1))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.path)
+            write_whole(self.path, _ADAPTER.dump_json(document, indent=1))
         except OSError as error:
             raise ResultsError(f"{self.path}: cannot be written ({error.strerror}). Name a file in a folder of yours") from None

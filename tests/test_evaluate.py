@@ -2,9 +2,11 @@
 
 import json
 import random
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from daemon.evaluate_results import CategoryResult, ResultsFile, Run, Setting
 from daemon.presets import load_preset
 from model.calibration import calibrate
 from model.dataset import VISA_SPLIT, read_dataset
-from model.detector import Detector
+from model.detector import Detector, Reference
 from model.evaluation import Ranking, Rates
 from model.features import create_extractor
 from tests.parts import draw_part, write_parts
@@ -31,8 +33,17 @@ from tests.tiny_clip import clip_state, linear_state, tiny_spec
 
 
 @pytest.fixture(scope="module")
-def detector() -> Detector:
-    return Detector(create_extractor(load_preset("efficientnet-lite0", Path())))
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded default at 96 px: a seventh of the work."""
+    text = resources.files("config").joinpath("models/efficientnet-lite0.toml").read_text()
+    path = tmp_path_factory.mktemp("presets") / "small.toml"
+    path.write_text(re.sub(r"image_size = \d+", "image_size = 96", text))
+    return path
+
+
+@pytest.fixture(scope="module")
+def detector(small: Path) -> Detector:
+    return Detector(create_extractor(load_preset(str(small), Path())))
 
 
 def scratch_mask(seed: int) -> NDArray[np.uint8]:
@@ -87,11 +98,12 @@ Aprilcam = Callable[..., Done]
 
 
 @pytest.fixture
-def aprilcam(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Aprilcam:
-    """The command line, in this process: importing torch anew takes longer than all else."""
+def aprilcam(small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Aprilcam:
+    """The command line, in this process: importing torch anew takes longer than all else. Without --preset, the small one."""
 
     def run(*words: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["aprilcam", "evaluate", *map(str, words)])
+        given = [] if "--preset" in words else ["--preset", small]
+        monkeypatch.setattr(sys, "argv", ["aprilcam", "evaluate", *map(str, [*words, *given])])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         captured = capsys.readouterr()
@@ -119,7 +131,7 @@ def preset(folder: Path) -> Path:
 
 
 def test_a_data_set_of_discs_is_judged_and_its_scratches_are_found(tmp_path: Path, aprilcam: Aprilcam) -> None:
-    done = aprilcam(mvtec(tmp_path), "--shots", "3", "--seeds", 2, "--json", tmp_path / "out.json")
+    done = aprilcam(mvtec(tmp_path), "--shots", "3", "--seeds", 2, "--preset", "efficientnet-lite0")
     assert (done.code, done.err.splitlines()) == (0, ["loading efficientnet-lite0 on cpu ...", "disc: 6 pictures done"])
     verdicts, pixels = (line.split("|") for line in done.out.splitlines() if line.startswith("| disc"))
     assert [cell.strip() for cell in verdicts[1:4]] == ["disc", "3 / 3", "3"]
@@ -142,7 +154,8 @@ def test_figures_are_of_the_scores_that_the_daemons_path_gives(tmp_path: Path, d
     pictures = [read_picture(tmp_path / "disc" / name) for name in found["pictures"]]
     scores = detector.judge(pictures, [bank] * len(pictures)).max(axis=(1, 2))
     assert run["scores"] == pytest.approx(scores.tolist(), abs=1e-5)
-    assert run["threshold"] == pytest.approx(calibrate(detector, bank).threshold, abs=1e-5)
+    features = detector.encode([read_picture(tmp_path / "disc" / name) for name in run["drawn"]])
+    assert run["threshold"] == pytest.approx(calibrate(detector, features, Reference(bank)).threshold, abs=1e-5)
     defective = np.array([defect is not None for defect in found["defects"]])
     assert run["image"]["auroc"] == pytest.approx(roc_auc_score(defective, scores))
     assert run["rates"]["false_reject"] == np.mean(scores[~defective] > run["threshold"])
@@ -200,6 +213,8 @@ def test_zero_shot_draws_nothing_and_is_judged_once(tmp_path: Path, aprilcam: Ap
     (run,) = stored(tmp_path / "out.json")["runs"]
     assert (run["setting"], run["drawn"]) == ({"mode": "zero_shot", "shots": 0, "seed": 0}, [])
     assert run["published"] is not None
+    assert (run["threshold"], run["image_weight"]) == (4, 4)
+    assert "at the threshold of even odds" in done.out
     assert "published image score (needs the test set)" in done.out
 
 
@@ -222,6 +237,10 @@ def test_both_halves_are_judged_and_scored_as_published_too(tmp_path: Path, apri
     peaks = judged.maps.max(axis=(1, 2))
     defective = np.array([defect is not None for defect in found["defects"]])
     want = judged.image_probabilities + (peaks - peaks.min()) / (peaks.max() - peaks.min())
+    shots = own.encode([read_picture(root / name) for name in both["drawn"]])
+    weight = calibrate(own, shots, own.reference("both", bank=bank, object_name="disc")).image_weight
+    assert both["image_weight"] == pytest.approx(weight, abs=1e-4)
+    assert weight > 0
     assert both["scores"] == pytest.approx((peaks + both["image_weight"] * judged.image_probabilities).tolist(), abs=1e-4)
     assert both["published"]["auroc"] == pytest.approx(roc_auc_score(defective, want))
     assert zero["published"]["auroc"] == pytest.approx(roc_auc_score(defective, judged.image_probabilities))
