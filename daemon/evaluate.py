@@ -1,6 +1,7 @@
 """`aprilcam evaluate`: how well a preset judges a data set, measured through the path that inspects."""
 
 import hashlib
+import os
 import random
 import statistics
 import time
@@ -167,7 +168,7 @@ def _measure(detector: Detector, category: Category, settings: Sequence[Setting]
             found.add(judgement, truths, encoding_s + time.perf_counter() - begin)
         advance(category.name, start + len(samples), total)
     runs = tuple(_run(judge, found, category) for judge, found in zip(judges, scores, strict=True))
-    names = tuple(sample.picture.relative_to(category.root).as_posix() for sample in category.test)
+    names = tuple(_name(category, sample.picture) for sample in category.test)
     result = CategoryResult(category.name, names, tuple(sample.defect for sample in category.test), runs)
     return Measured(category, result, tuple(judge.reference for judge in judges))
 
@@ -198,6 +199,11 @@ def _published(setting: Setting, probabilities: NDArray[np.float64], peaks: NDAr
     return probabilities if setting.shots == 0 else published_scores(probabilities, peaks)
 
 
+def _name(category: Category, picture: Path) -> str:
+    """Under the category's folder, where VisA's split can name any file."""
+    return Path(os.path.relpath(picture, category.root)).as_posix()
+
+
 # teaching
 
 
@@ -216,7 +222,7 @@ def _teach(detector: Detector, category: Category, settings: Sequence[Setting]) 
             bank = build_bank(features, fingerprint=detector.fingerprint, shots=[sha256 for _, sha256 in shots])
         # The category's folder is the object's name, underscores and all, as the authors have it.
         reference = detector.reference(setting.mode, bank=bank, object_name=category.name)
-        names = tuple(shot.relative_to(category.root).as_posix() for shot in drawn)
+        names = tuple(_name(category, shot) for shot in drawn)
         judges.append(_calibrated(detector, _Judge(setting, names, reference, None, 0.0, ""), features))
     return judges
 

@@ -5,7 +5,6 @@ over all pixels of a category; PRO over 200 thresholds, connected regions of the
 All are fractions 0 to 1, and None where they are not defined (AUROC without good pictures, say).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -180,9 +179,3 @@ def _rank_counts(good: NDArray[np.int64], defective: NDArray[np.int64]) -> Ranki
     precision = found / (found + goods - below[at])
     f1 = 2 * found / (found + goods - below[at] + bads)
     return Ranking(auroc, float(f1.max()), float((precision * defective[at]).sum() / bads))
-
-
-def mean(values: Sequence[float | None]) -> float | None:
-    """Of those that are defined."""
-    defined = [value for value in values if value is not None]
-    return sum(defined) / len(defined) if defined else None
