@@ -264,7 +264,7 @@ def crop(pixels: Pixels, region: Region | None, name: str) -> Pixels:
     height, width = pixels.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise PictureError(
-            f"{name}: {width} x {height} pixels, expected at least {MIN_SIDE} x {MIN_SIDE}. Use a picture of the station's camera."
+            f"{name}: {width} x {height} pixels, expected {MIN_SIDE} x {MIN_SIDE} or more. Use a picture of the station's camera."
         )
     if region is None:
         return pixels

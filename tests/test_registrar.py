@@ -96,7 +96,7 @@ def test_a_picture_that_does_not_hold_the_region_is_refused(tmp_path: Path, regi
 
 def test_a_picture_smaller_than_a_patch_is_refused(tmp_path: Path, registrar: Registrar) -> None:
     assert cv2.imwrite(str(tmp_path / "dot.png"), np.zeros((40, 9), np.uint8))
-    with pytest.raises(PictureError, match=r"dot\.png: 9 x 40 pixels, expected at least 16 x 16"):
+    with pytest.raises(PictureError, match=r"dot\.png: 9 x 40 pixels, expected 16 x 16 or more"):
         registrar.register(RECIPE, tmp_path / "dot.png")
 
 
