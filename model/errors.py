@@ -3,7 +3,8 @@
 ModelError
 ├── WeightsError   weights that cannot be read or do not fit: mend the model preset or the file
 ├── BankError      a bank that is corrupt or made by another model: build it again from its shots
-└── ShotsError     too few or unsuitable reference shots: register others
+├── ShotsError     too few or unsuitable reference shots: register others
+└── DatasetError   a data set in another layout or with files missing: mend its folders
 """
 
 
@@ -21,3 +22,7 @@ class BankError(ModelError):
 
 class ShotsError(ModelError):
     """Too few or unsuitable reference shots."""
+
+
+class DatasetError(ModelError):
+    """A data set that is laid out in no known way, or lacks what it should hold."""
