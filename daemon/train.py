@@ -106,7 +106,7 @@ class _Bar:
             TextColumn("{task.description}"),
             BarColumn(30),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[loss]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -115,7 +115,7 @@ class _Bar:
             disable=not terminal.is_terminal,
         )
         self._resumed = self._checkpoint.exists()
-        self._task = self._progress.add_task("encoding the prompts", total=None, loss=float("nan"))
+        self._task = self._progress.add_task("encoding the prompts", total=None, loss="")
         self._losses: list[float] = []
 
     def __enter__(self) -> "_Bar":
@@ -139,7 +139,7 @@ class _Bar:
             completed=done,
             total=step.epochs * step.steps,
             description=f"epoch {step.epoch} of {step.epochs}",
-            loss=mean,
+            loss=f"loss {mean:.4f}",
         )
         if step.step == step.steps:
             self._terminal.print(f"epoch {step.epoch} of {step.epochs}: mean loss {mean:.4f}")

@@ -117,7 +117,7 @@ def train(
                     saved = time.monotonic()
                 report(Step(epoch + 1, settings.epochs, step + 1, steps, value))
     stated = manifest(extractor.spec, extractor.weights_sha256)
-    write_projection(projection, out, {**stated, "training": {key: run[key] for key in run.keys() - stated.keys()}})
+    write_projection(projection, out, {**stated, "training": {key: value for key, value in run.items() if key not in stated}})
     checkpoint.unlink(missing_ok=True)
 
 

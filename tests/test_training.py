@@ -210,14 +210,16 @@ def pixel_auroc(preset: Path, folder: Path, masks: Path) -> float:
 def test_trained_layers_localise_paint_on_parts_never_seen_better_than_untrained_ones(
     tmp_path: Path, spec: ModelSpec, extractor: ClipExtractor
 ) -> None:
-    categories = read_dataset(painted_parts(tmp_path / "disc", good=8, defective=16))
+    categories = read_dataset(painted_parts(tmp_path / "disc", good=4, defective=12))
     untrained, trained = tmp_path / "untrained.safetensors", tmp_path / "trained.safetensors"
     write_projection(new_projection(extractor, 111), untrained, manifest(spec, extractor.weights_sha256))
     steps: list[Step] = []
-    train(extractor, categories, TrainingSettings(epochs=12, mosaic=0.2), trained, read=read_picture, report=steps.append)
+    train(
+        extractor, categories, TrainingSettings(epochs=10, mosaic=0.2, batch=4), trained, read=read_picture, report=steps.append
+    )
 
-    assert [(step.epoch, step.step) for step in steps] == [(epoch, step) for epoch in range(1, 13) for step in (1, 2, 3)]
-    first, last = (np.mean([step.loss for step in steps[part]]) for part in (slice(3), slice(-3, None)))
+    assert [(step.epoch, step.step) for step in steps] == [(epoch, step) for epoch in range(1, 11) for step in (1, 2, 3, 4)]
+    first, last = (np.mean([step.loss for step in steps[part]]) for part in (slice(4), slice(-4, None)))
     assert last < 0.6 * first
     paint(tmp_path / "unseen", tmp_path / "masks", range(200, 206))
     before, after = (
@@ -227,14 +229,10 @@ def test_trained_layers_localise_paint_on_parts_never_seen_better_than_untrained
     assert after > max(before + 0.15, 0.75)
 
 
-def test_layers_are_refused_by_another_model_than_the_one_they_were_trained_for(
-    tmp_path: Path, spec: ModelSpec, extractor: ClipExtractor, few: list[Category]
-) -> None:
-    out = tmp_path / "layers.safetensors"
-    train(extractor, few, TrainingSettings(epochs=1, mosaic=0), out, read=read_picture)
-    ClipExtractor(replace(spec, linear_layers=str(out)))
+def test_layers_are_refused_by_another_model_than_the_one_they_were_trained_for(spec: ModelSpec, uninterrupted: Path) -> None:
+    ClipExtractor(replace(spec, linear_layers=str(uninterrupted)))
     with pytest.raises(WeightsError, match="trained with activation quick_gelu, got gelu"):
-        ClipExtractor(replace(spec, linear_layers=str(out), activation="quick_gelu"))
+        ClipExtractor(replace(spec, linear_layers=str(uninterrupted), activation="quick_gelu"))
 
 
 def test_layers_begin_as_the_seed_says_and_leave_the_process_as_it_was(extractor: ClipExtractor) -> None:
@@ -253,6 +251,13 @@ SHORT = TrainingSettings(epochs=2, mosaic=0.5, batch=2)
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> list[Category]:
     return read_dataset(painted_parts(tmp_path_factory.mktemp("few") / "disc", good=2, defective=3))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, extractor: ClipExtractor, few: list[Category]) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "layers.safetensors"
+    train(extractor, few, SHORT, out, read=read_picture)
+    return out
 
 
 class CutOffError(Exception):
@@ -276,20 +281,25 @@ def cut_off(extractor: ClipExtractor, few: list[Category], out: Path, *, after: 
 
 @pytest.mark.parametrize(
     ("after", "checkpoint_s", "left"),
-    [(1, 0.0, 4), (4, 0.0, 1), (4, 1e9, 3), (5, 0.0, 0)],
-    ids=["early", "in the second epoch", "back to the end of the first epoch", "all done but the file"],
+    [(4, 0.0, 1), (4, 1e9, 3), (5, 0.0, 0)],
+    ids=["in the second epoch", "back to the end of the first epoch", "all done but the file"],
 )
 def test_a_training_cut_off_and_taken_up_gives_the_same_layers_to_the_bit(
-    tmp_path: Path, extractor: ClipExtractor, few: list[Category], after: int, checkpoint_s: float, left: int
+    tmp_path: Path,
+    extractor: ClipExtractor,
+    few: list[Category],
+    uninterrupted: Path,
+    after: int,
+    checkpoint_s: float,
+    left: int,
 ) -> None:
-    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
-    train(extractor, few, SHORT, whole, read=read_picture)
-    cut_off(extractor, few, parts, after=after, checkpoint_s=checkpoint_s)
+    out = tmp_path / "layers.safetensors"
+    cut_off(extractor, few, out, after=after, checkpoint_s=checkpoint_s)
     steps: list[Step] = []
-    train(extractor, few, SHORT, parts, read=read_picture, report=steps.append)
+    train(extractor, few, SHORT, out, read=read_picture, report=steps.append)
     assert len(steps) == left
-    assert whole.read_bytes() == parts.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts.safetensors", "whole.safetensors"]
+    assert out.read_bytes() == uninterrupted.read_bytes()
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_checkpoint_of_other_settings_is_refused_naming_them(
