@@ -71,7 +71,7 @@ def main() -> None:
     rows, scores = [], []
     for part in sorted(line, key=lambda part: (part.defective, part.source.name)):
         pixels = read_picture(part.source)
-        anomaly_map = detector.judge([pixels], [taught.bank])[0]
+        anomaly_map = detector.judge([pixels], [taught.reference])[0]
         scores.append((part.defective, float(anomaly_map.max())))
         rows.append(_row(part, pixels, anomaly_map, threshold))
     rows += [np.zeros_like(rows[0])] * (-len(rows) % COLUMNS)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from model.errors import BankError, ShotsError
 from model.features import PatchFeatures
+from model.files import sync_folder
 
 BANK_FORMAT = 1
 TENSORS_FILE = "bank.safetensors"
@@ -118,9 +119,9 @@ class Bank:
             _write_synced(temporary / TENSORS_FILE, data)
             _write_synced(temporary / MANIFEST_FILE, json.dumps(record, indent=1).encode())
             temporary.chmod(0o755)
-            _sync_folder(temporary)
+            sync_folder(temporary)
             temporary.replace(folder)
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -221,11 +222,3 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, optim
 
 from model.errors import CheckpointError
+from model.files import write_whole
 from model.projection import Projection
-from model.weights import write_tensors
 
 _LAYERS, _ADAM = "layers.", "adam."
 
@@ -32,7 +33,8 @@ def save_checkpoint(path: Path, projection: Projection, adam: optim.Adam, *, run
     tensors = {f"{_LAYERS}{name}": tensor for name, tensor in projection.state_dict().items()}
     for number, moments in adam.state_dict()["state"].items():
         tensors |= {f"{_ADAM}{number}.{name}": tensor for name, tensor in moments.items()}
-    write_tensors(path, tensors, {"run": run, "steps": steps})
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, safetensors.torch.save(plain, {"run": json.dumps(run), "steps": json.dumps(steps)}))
 
 
 def load_checkpoint(path: Path, projection: Projection, adam: optim.Adam, *, run: Mapping[str, Any]) -> int:

@@ -62,9 +62,18 @@ class PatchFeatures:
 
 
 def join(parts: Sequence[PatchFeatures]) -> PatchFeatures:
-    """The patch features of several calls as if they came from one: what banks are made of, so without `joint`."""
-    layers = tuple(torch.cat(layers) for layers in zip(*(part.layers for part in parts), strict=True))
-    return PatchFeatures(layers, parts[0].grids)
+    """The features of several calls as if they came from one."""
+    if len(parts) == 1:
+        return parts[0]
+    joints = [part.joint for part in parts if part.joint is not None]
+    joint = None
+    if joints:
+        joint = JointFeatures(_join([own.layers for own in joints]), torch.cat([own.image for own in joints]))
+    return PatchFeatures(_join([part.layers for part in parts]), parts[0].grids, joint)
+
+
+def _join(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(torch.cat(layers) for layers in zip(*parts, strict=True))
 
 
 class FeatureExtractor(Protocol):
@@ -89,15 +98,24 @@ class FeatureExtractor(Protocol):
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """What a feature extractor that knows text has besides."""
+    """What a feature extractor that knows text has besides.
+
+    projection_sha256: of the file of linear layers (hex); None without, and then there is no zero-shot.
+    """
+
+    projection_sha256: str | None
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """B x D, float32, on the device, not normalised, in the space of `JointFeatures`."""
         ...
 
 
+MIN_SIDE = 16
+"""px; a smaller picture is less than a patch of most backbones, blown up it would be judged as if it were a part."""
+
+
 def check_pictures(pictures: Sequence[NDArray[np.uint8]]) -> None:
-    """ModelError unless there is at least one, and each is H x W or H x W x 3 (RGB), uint8."""
+    """ModelError unless there is at least one, and each is H x W or H x W x 3 (RGB), uint8, MIN_SIDE or more on each side."""
     if not pictures:
         raise ModelError("extract: expected at least one picture, got none")
     for picture in pictures:
@@ -106,6 +124,11 @@ def check_pictures(pictures: Sequence[NDArray[np.uint8]]) -> None:
             raise ModelError(
                 f"extract: expected a picture of uint8, H x W or H x W x 3 (RGB), got {picture.dtype} {picture.shape}. "
                 f"Convert it first"
+            )
+        if min(picture.shape[:2]) < MIN_SIDE:
+            raise ModelError(
+                f"extract: expected a picture of at least {MIN_SIDE} x {MIN_SIDE} px, got {picture.shape[1]} x "
+                f"{picture.shape[0]}: smaller than a patch. Mend the camera's size or the recipe's region"
             )
 
 

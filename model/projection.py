@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import safetensors.torch
 import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from model.errors import WeightsError
+from model.files import write_whole
 from model.spec import ModelSpec
-from model.weights import read_state, write_tensors
+from model.weights import read_state
 
 LINEAR_LAYERS_FORMAT = 1
 
@@ -41,7 +43,8 @@ def manifest(spec: ModelSpec, weights_sha256: str) -> dict[str, Any]:
 
 def write_projection(projection: Projection, path: Path, stated: Mapping[str, Any]) -> None:
     """Write a .safetensors file, whole or not at all, its `manifest` in the file's own metadata."""
-    write_tensors(path, projection.state_dict(), {"manifest": stated})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in projection.state_dict().items()}
+    write_whole(path, safetensors.torch.save(tensors, {"manifest": json.dumps(stated)}))
 
 
 def read_projection(

@@ -94,7 +94,8 @@ def train(
     adam = optim.Adam(projection.parameters(), lr=LEARNING_RATE, betas=BETAS)
     checkpoint = checkpoint_of(out)
     done = load_checkpoint(checkpoint, projection, adam, run=run)
-    texts = {category.name: text_features(extractor.encode_text, object_name(category)) for category in categories}
+    # By the folder's name as it stands ("metal_nut"), as published and as evaluating does.
+    texts = {category.name: text_features(extractor.encode_text, category.name) for category in categories}
     size = extractor.spec.image_size
     steps = math.ceil(sum(len(category.test) for category in categories) / settings.batch)
     saved = time.monotonic()
@@ -119,11 +120,6 @@ def train(
     stated = manifest(extractor.spec, extractor.weights_sha256)
     write_projection(projection, out, {**stated, "training": {key: value for key, value in run.items() if key not in stated}})
     checkpoint.unlink(missing_ok=True)
-
-
-def object_name(category: Category) -> str:
-    """As one would say it: MVTec AD's metal_nut is a "metal nut"."""
-    return category.name.replace("_", " ")
 
 
 def new_projection(extractor: ClipExtractor, seed: int) -> Projection:

@@ -1,15 +1,11 @@
 """Weights from a file into a network: no pickled code, every name accounted for, the file's hash known."""
 
 import hashlib
-import json
-import os
 import pickle
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -124,26 +120,6 @@ def read_state(path: Path, expected_sha256: str | None = None, *, inside: str = 
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: weights: expected tensors by name, got {type(loaded).__name__}. Save a state dict")
     return dict(state), sha256
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> None:
-    """Write a .safetensors file, whole or not at all; `stated` goes into its own metadata, each value as JSON.
-
-    Raises OSError when the disk refuses.
-    """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(plain, {name: json.dumps(value) for name, value in stated.items()})
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def load_into(network: nn.Module, state: Mapping[str, Tensor], *, optional: str | None = None, source: str) -> None:
