@@ -91,7 +91,7 @@ def train(
     dataset: Annotated[Path, typer.Argument(help="A folder laid out as MVTec AD or VisA, with masks of the defects.")],
     preset: Annotated[str, typer.Option(help="A CLIP preset, by name or as a .toml file.")],
     out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="The linear layers to write; a checkpoint beside it.")],
-    categories: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Only these. [default: all]")] = None,
+    categories: Annotated[str, typer.Option(metavar="A,B", help="Only these categories.")] = "",
     epochs: Annotated[int | None, typer.Option(help="Times through. [default: as published, 3 for MVTec AD, 15 VisA]")] = None,
     batch: Annotated[int, typer.Option(help="Pictures in a step.")] = 8,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
@@ -100,7 +100,7 @@ def train(
     """Train the linear layers that zero-shot needs, on a data set with masks. The same command goes on when cut off."""
     from daemon.train import run_training
 
-    names = None if categories is None else [name.strip() for name in categories.split(",") if name.strip()]
+    names = [name.strip() for name in categories.split(",") if name.strip()] or None
     run_training(dataset, preset, out, categories=names, epochs=epochs, batch=batch, device=device, seed=seed)
 
 

@@ -60,8 +60,8 @@ def run_training(
             train(extractor, chosen, settings, out, read=read_picture, report=bar.step)
         except OSError as error:
             raise StoreError(
-                f"{out.parent}: cannot be written ({error.strerror}). Mend that and give the same command again: it goes on "
-                f"from the last checkpoint"
+                f"{out.parent}: cannot be written ({error.strerror or error}). Mend that and give the same command "
+                f"again: it goes on from the last checkpoint"
             ) from error
         except KeyboardInterrupt:
             if checkpoint.exists():

@@ -27,7 +27,7 @@ from model.projection import manifest, read_projection, write_projection
 from model.spec import ModelSpec
 from model.training import PUBLISHED_MVTEC, PUBLISHED_VISA, Step, TrainingSettings, new_projection, train
 from tests.parts import draw_part, write_parts
-from tests.tiny_clip import clip_state, tiny_spec
+from tests.tiny_clip import clip_state, tiny_spec, write_preset
 
 # losses
 
@@ -187,15 +187,6 @@ def extractor(spec: ModelSpec) -> ClipExtractor:
     return ClipExtractor(spec)
 
 
-def write_preset(file: Path, spec: ModelSpec, linear_layers: Path | None = None) -> Path:
-    keys = {**asdict(spec), "linear_layers": None if linear_layers is None else str(linear_layers)}
-    lines = [
-        f"{key} = {list(value) if isinstance(value, tuple) else value!r}" for key, value in keys.items() if value is not None
-    ]
-    file.write_text("\n".join(lines))
-    return file
-
-
 def pixel_auroc(preset: Path, folder: Path, masks: Path) -> float:
     """Of the daemon's own zero-shot maps, through the preset's file."""
     detector = Detector(ClipExtractor(load_preset(str(preset), preset.parent)))
@@ -223,7 +214,11 @@ def test_trained_layers_localise_paint_on_parts_never_seen_better_than_untrained
     assert last < 0.6 * first
     paint(tmp_path / "unseen", tmp_path / "masks", range(200, 206))
     before, after = (
-        pixel_auroc(write_preset(tmp_path / "preset.toml", spec, layers), tmp_path / "unseen", tmp_path / "masks")
+        pixel_auroc(
+            write_preset(replace(spec, linear_layers=str(layers)), tmp_path / "preset.toml"),
+            tmp_path / "unseen",
+            tmp_path / "masks",
+        )
         for layers in (untrained, trained)
     )
     assert after > max(before + 0.15, 0.75)
@@ -355,7 +350,7 @@ def test_command_trains_and_says_how_the_file_is_used(
     root = painted_parts(tmp_path / "data" / "disc", good=1, defective=1).parent
     out = tmp_path / "layers.safetensors"
     # The preset may name the file that is yet to be written.
-    preset = write_preset(tmp_path / "tiny.toml", spec, out)
+    preset = write_preset(replace(spec, linear_layers=str(out)), tmp_path / "tiny.toml")
     words = ("train", root, "--preset", preset, "--out", out, "--categories", "disc", "--batch", "2")
     assert aprilcam(monkeypatch, *words) == 0
     told = capsys.readouterr()
@@ -395,7 +390,7 @@ def test_command_refuses_with_one_message_and_exit_2(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_preset(tmp_path / "tiny.toml", spec)
+    write_preset(spec, tmp_path / "tiny.toml")
     options = {"--preset": "tiny.toml", "--out": "layers.safetensors", **change}
     words = [word for pair in options.items() for word in pair]
     assert aprilcam(monkeypatch, "train", few[0].root.parent, *words) == 2
@@ -417,7 +412,7 @@ def test_command_refuses_a_data_set_without_masks_and_takes_visas_epochs(
     )
     defective = "disc,test,anomaly,disc/Data/Images/Anomaly/100.png,"
     out = tmp_path / "layers.safetensors"
-    words = ("train", tmp_path / "data", "--preset", write_preset(tmp_path / "tiny.toml", spec), "--out", out)
+    words = ("train", tmp_path / "data", "--preset", write_preset(spec, tmp_path / "tiny.toml"), "--out", out)
     for lines, got in ((head, "good pictures only"), (head + defective, "1 of 1 without (")):
         split.write_text(lines)
         assert aprilcam(monkeypatch, *words) == 2
