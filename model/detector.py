@@ -177,12 +177,11 @@ class Detector:
         return total[:, 0]
 
     def _zero_shot(self, joint: JointFeatures, grids: Sequence[tuple[int, int]], texts: Tensor) -> Tensor:
-        """Per layer the probability of "abnormal": logits are interpolated before the softmax, as published; summed."""
+        """Per layer the probability of "abnormal", summed."""
         size = self.extractor.spec.image_size
         total = torch.zeros((len(texts), size, size), device=texts.device)
         for tokens, grid in zip(joint.layers, grids, strict=True):
-            logits = (100 * (texts @ tokens.mT)).view(-1, 2, *grid)
-            total += F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=True).softmax(1)[:, 1]
+            total += text_map(tokens, texts, grid, size)[:, 1]
         return total
 
     def _references(self, features: PatchFeatures, references: Sequence[Bank | Reference]) -> list[Reference]:
@@ -212,6 +211,16 @@ class Detector:
                 f"bank {bank.name}: expected one made by model {self.fingerprint}, got {bank.manifest.fingerprint}."
                 f" Build the bank again from its shots"
             )
+
+
+def text_map(tokens: Tensor, texts: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    """The probabilities of "normal" and "abnormal" of one layer, B x 2 x S x S; they sum to 1.
+
+    tokens: B x N x D, mapped by the layer's linear layer, L2-normalised, in row order of the grid; texts: B x 2 x D. Logits
+    are interpolated (bilinear, corners aligned) before the softmax, as APRIL-GAN published it; training does the same.
+    """
+    logits = (100 * (texts @ tokens.mT)).view(-1, 2, *grid)
+    return F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=True).softmax(1)
 
 
 def score(maps: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ ModelError
 ├── WeightsError   weights that cannot be read or do not fit: mend the model preset or the file
 ├── BankError      a bank that is corrupt or made by another model: build it again from its shots
 ├── ShotsError     too few or unsuitable reference shots: register others
-└── DatasetError   a data set in another layout or with files missing: mend its folders
+├── DatasetError   a data set in another layout or with files missing: mend its folders
+└── CheckpointError  a training cut off with other settings, or damaged: go on with those, or remove its file
 """
 
 
@@ -26,3 +27,7 @@ class ShotsError(ModelError):
 
 class DatasetError(ModelError):
     """A data set that is laid out in no known way, or lacks what it should hold."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint that was made by another training, or is damaged."""
