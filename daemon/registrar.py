@@ -25,6 +25,7 @@ from daemon.ledger import Ledger, Shot
 from daemon.station import Taught, Untaught
 from model.bank import BankManifest, build_bank, load_bank
 from model.calibration import Calibration, calibrate
+from model.coreset import CORESET_ROWS
 from model.detector import Detector
 from model.errors import BankError
 from model.features import join
@@ -56,10 +57,12 @@ class Registered:
 class Registrar:
     """Owner of the folder `recipes/` of the state folder. Used by one thread at a time."""
 
-    def __init__(self, store: Path, ledger: Ledger, detector: Detector) -> None:
+    def __init__(self, store: Path, ledger: Ledger, detector: Detector, bank_rows: int = CORESET_ROWS) -> None:
+        """bank_rows: most rows of a layer of the banks."""
         self._recipes = store / "recipes"
         self._ledger = ledger
         self._detector = detector
+        self._bank_rows = bank_rows
 
     def shots(self, recipe: str) -> list[Shot]:
         """The recipe's shots, in the order in which they were registered."""
@@ -120,7 +123,8 @@ class Registrar:
         shots = self.shots(recipe.name)
         if not shots:
             return Untaught(f"recipe {recipe.name!r} has no reference shots; put pictures of good parts into its shots folder")
-        manifest = BankManifest(self._detector.fingerprint, tuple(shot.shot for shot in shots), _box(recipe.region))
+        names = tuple(shot.shot for shot in shots)
+        manifest = BankManifest(self._detector.fingerprint, names, _box(recipe.region), self._bank_rows)
         folder = self._recipes / recipe.name / "banks" / manifest.hash[:16]
         return self._load(recipe, manifest, folder) or self._build(recipe, shots, progress)
 
@@ -164,9 +168,16 @@ class Registrar:
                 features.append(self._detector.encode(pictures))
         if not features:
             raise PictureError(f"recipe {recipe.name}: none of its {len(shots)} shots can be used. Register others")
-        bank = build_bank(join(features), fingerprint=self._detector.fingerprint, shots=used, region=_box(recipe.region))
-        calibration = calibrate(self._detector, bank)
         progress(what, len(shots), len(shots))
+        bank = build_bank(
+            join(features),
+            fingerprint=self._detector.fingerprint,
+            shots=used,
+            region=_box(recipe.region),
+            max_rows=self._bank_rows,
+            progress=lambda done, total: progress(f"recipe {recipe.name}: choosing rows", done, total),
+        )
+        calibration = calibrate(self._detector, bank)
         manifest, folder = bank.manifest, self._recipes / recipe.name / "banks" / bank.name
         try:
             try:
