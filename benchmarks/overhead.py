@@ -33,6 +33,7 @@ from daemon.supervisor import CameraSupervisor
 from demo.run import private_broker
 from model.bank import Bank, build_bank
 from model.calibration import Calibration
+from model.detector import Reference
 from model.features import PatchFeatures
 
 WIDTH, HEIGHT = 1280, 1024
@@ -42,7 +43,7 @@ TARGET_P50_MS, TARGET_P99_MS = 3.0, 15.0
 class CheapJudge:
     """A model that costs next to nothing."""
 
-    def judge(self, pictures: Sequence[NDArray[np.uint8]], banks: Sequence[Bank]) -> NDArray[np.float32]:
+    def judge(self, pictures: Sequence[NDArray[np.uint8]], references: Sequence[Bank | Reference]) -> NDArray[np.float32]:
         """Maps that pass."""
         return np.zeros((len(pictures), 32, 32), np.float32)
 
@@ -77,7 +78,7 @@ def measure(folder: Path, frames: int, rate_hz: float) -> list[float]:
     ledger = TimedLedger(folder / "state")
     finisher = Finisher(topics)
     bank = build_bank(PatchFeatures((torch.ones(2, 1, 1),), ((1, 1),)), fingerprint={}, shots=("a" * 64, "b" * 64))
-    taught = Taught(bank, Calibration(0.5, 0.5, (0.1, 0.1), (0.0, 0.0), True, ""))
+    taught = Taught(Reference(bank), Calibration(0.5, 0.5, (0.1, 0.1), (0.0, 0.0), True, ""))
     recipe = RecipeConfig(name="part", object="part")
     station = Station(StationConfig(name="bench", camera="cam", recipe="part"), recipe, True, ledger.submit, taught)
     inspector = Inspector(finisher, max_batch=8, max_wait_s=0.0)

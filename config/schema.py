@@ -151,8 +151,9 @@ class RecipeConfig(Section):
     name: Name
     object: str = Field(min_length=1, max_length=100)
     shots: ConfigPath | None = None
+    mode: Literal["zero_shot", "few_shot", "both"] | None = None
     region: Region | None = None
-    threshold: float | None = Field(default=None, gt=0, le=20)
+    threshold: float | None = Field(default=None, gt=0, le=100)
 
 
 class StationConfig(Section):

@@ -24,11 +24,13 @@ Reason = Literal[
     "finish_failed",
     "stopped",
 ]
-"""Why a verdict is unknown: the camera's buffer was incomplete or the picture could not be read; no room in time; the recipe
-has no bank; the frame does not hold the recipe's region; the model or the finisher raised; the daemon stopped first."""
+"""Why a verdict is unknown: the camera's buffer was incomplete or the picture could not be read; no room in time; nothing can
+judge yet (no bank, and no words); the frame does not hold the recipe's region; the model or the finisher raised; the daemon
+stopped first."""
+Mode = Literal["zero_shot", "few_shot", "both"]
 StationState = Literal["Preoperational", "Initialized", "Ready", "ContinuousExecution", "SingleExecution", "Halted", "Error"]
 """OPC 40100-1's states. ContinuousExecution: camera and bank are there, a verdict follows each part. Halted: a folder that
-plays once is at its end. Preoperational: the camera is not there. Error: the recipe has no usable bank."""
+plays once is at its end. Preoperational: the camera is not there. Error: nothing can judge (no usable bank, and no words)."""
 
 
 def _rfc3339(moment: datetime) -> str:
@@ -119,13 +121,14 @@ class ResultOut(Payload):
 
 
 class StateOut(Payload):
-    """What a station is doing, retained."""
+    """What a station is doing, retained. `mode`: what judges (a bank, words, or both); null while nothing can."""
 
     schema_: Literal["aprilcam.state/1"] = Field(default="aprilcam.state/1", alias="schema")
     station: str
     state: StationState
     reason: str | None
     recipe: str
+    mode: Mode | None
     bank: str | None
     threshold: float | None
     camera: str

@@ -7,13 +7,14 @@ from config.errors import CameraError, ConfigError, PictureError, Problem
 from config.schema import CameraConfig, Config, FolderCamera, PylonCamera, load_config
 from connectors.cameras.pictures import list_pictures, picture_size
 from daemon.presets import load_preset
+from model.spec import ModelSpec
 
 
 def load_checked(path: Path) -> Config:
     """`load_config`, then what needs a look at pictures and presets. Raises ConfigError with every problem found."""
     config = load_config(path)
-    load_preset(config.inference.preset, path.resolve().parent)
-    if problems := list(_look(config)):
+    spec = load_preset(config.inference.preset, path.resolve().parent)
+    if problems := [*_look(config), *_modes(config, spec)]:
         raise ConfigError(path.resolve(), problems)
     return config
 
@@ -35,6 +36,15 @@ def _look(config: Config) -> Iterator[Problem]:
                     f"of camera {station.camera!r}"
                 )
                 yield Problem(f"recipes.{index}.region", reason, "Make it fit the frame, or leave it out to take the whole")
+
+
+def _modes(config: Config, spec: ModelSpec) -> Iterator[Problem]:
+    lacks = "knows no words" if spec.family == "timm" else "names no linear_layers"
+    for index, recipe in enumerate(config.recipes):
+        if recipe.mode in ("zero_shot", "both") and spec.linear_layers is None:
+            reason = f"{recipe.mode!r} needs words, and preset {spec.name!r} {lacks}"
+            mend = 'Use mode = "few_shot", or a CLIP preset with linear_layers as inference.preset'
+            yield Problem(f"recipes.{index}.mode", reason, mend)
 
 
 def _folder(camera: CameraConfig) -> tuple[Path | None, str]:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from config.schema import Config
 from connectors.contract import ResultOut
+from daemon.line import StationView
 from daemon.service import Service
 
 SHOWN = {"pass": ("✔ pass   ", "green"), "fail": ("✘ FAIL   ", "bold red"), "unknown": ("? UNKNOWN", "bold yellow")}
@@ -163,14 +164,21 @@ def _station_table(service: Service) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for column in ("station", "", "camera", "recipe", "shots", "bank", "threshold"):
+    for column in ("station", "", "camera", "recipe", "shots", "judged by", "threshold"):
         table.add_column(column, justify="right" if column in ("shots", "threshold") else "left", overflow="fold")
     for view in service.views():
         word, style = STATES.get(view.state, (view.state, "yellow"))
         threshold = "-" if view.threshold is None else f"{view.threshold:.4f}"
         shots = str(view.shots or "-")
-        table.add_row(view.station, Text(word, style), view.camera, view.recipe, shots, view.bank or "-", threshold)
+        table.add_row(view.station, Text(word, style), view.camera, view.recipe, shots, _judged_by(view), threshold)
     return table
+
+
+def _judged_by(view: StationView) -> str:
+    if view.mode is None:
+        return "-"
+    bank = f"bank {view.bank}"
+    return {"few_shot": bank, "zero_shot": "words alone", "both": f"words, {bank}"}[view.mode]
 
 
 def _addresses(config: Config, http_url: str) -> list[tuple[str, str]]:

@@ -114,7 +114,7 @@ class Finisher:
             trigger=frame.trigger,
         )
         is_simulated, acquire_s = frame.is_simulated, frame.acquire_s
-        bank = taught.bank.name if taught else None
+        bank = taught.bank.name if taught and taught.bank else None
 
         def complete(sequence: int) -> Record:
             result = ResultOut(

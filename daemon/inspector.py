@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from daemon.finisher import Finisher
 from daemon.station import Station, Taught, Ticket, Untaught
 from model.bank import Bank
+from model.detector import Reference
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,8 @@ T = TypeVar("T")
 class Judge(Protocol):
     """What the inspector asks of the model: `model.detector.Detector` is one."""
 
-    def judge(self, pictures: Sequence[Pixels], banks: Sequence[Bank]) -> NDArray[np.float32]:
-        """Anomaly maps B x S x S of pictures H x W (x 3), each against its own bank."""
+    def judge(self, pictures: Sequence[Pixels], references: Sequence[Bank | Reference]) -> NDArray[np.float32]:
+        """Anomaly maps B x S x S of pictures H x W (x 3), each by its own reference."""
 
 
 class DeviceBrokenError(RuntimeError):
@@ -177,7 +178,7 @@ class Inspector:
         self._on_batch(len(part))
         started_s = time.monotonic()
         try:
-            maps = judge.judge([pixels for _, _, pixels in part], [taught.bank for _, taught, _ in part])
+            maps = judge.judge([pixels for _, _, pixels in part], [taught.reference for _, taught, _ in part])
         except torch.OutOfMemoryError as error:
             if len(part) == 1:
                 self._fail(part[0][0], error, started_s)

@@ -10,6 +10,7 @@ from connectors.contract import StateOut, StationState
 from connectors.metrics import GaugeRow
 from daemon.station import Station, Taught, Untaught
 from daemon.supervisor import CameraStatus, CameraSupervisor
+from model.detector import Mode
 
 STOPPED = "the daemon was stopped"
 
@@ -26,6 +27,7 @@ class StationView:
     state: StationState
     reason: str | None
     bank: str | None
+    mode: Mode | None
     threshold: float | None
     shots: int
     advice: str | None
@@ -69,6 +71,7 @@ class Line:
         """The state to tell, None when it is the one that was told. `since` moves when the state itself changes."""
         state, reason = ("Halted", STOPPED) if stopping else self.state()
         station = self.station
+        taught = station.taught if isinstance(station.taught, Taught) else None
         with self._lock:
             previous = self._published
             same = previous is not None and previous.state == state
@@ -77,7 +80,8 @@ class Line:
                 state=state,
                 reason=reason,
                 recipe=station.recipe.name,
-                bank=station.taught.bank.name if isinstance(station.taught, Taught) else None,
+                mode=taught.mode if taught else None,
+                bank=taught.bank.name if taught and taught.bank else None,
                 threshold=station.threshold,
                 camera=station.config.camera,
                 since=previous.since if previous is not None and same else datetime.now(UTC),
@@ -103,7 +107,8 @@ class Line:
             recipe=self.station.recipe.name,
             state=state,
             reason=reason,
-            bank=taught.bank.name if isinstance(taught, Taught) else None,
+            bank=taught.bank.name if isinstance(taught, Taught) and taught.bank else None,
+            mode=taught.mode if isinstance(taught, Taught) else None,
             threshold=self.station.threshold,
             shots=calibration.shots if calibration else 0,
             advice=calibration.advice if calibration and calibration.provisional else None,
@@ -125,6 +130,6 @@ class Line:
             yield "aprilcam_frame_age_seconds", "Time since the newest frame came", *label, age_s
         if (threshold := station.threshold) is not None:
             yield "aprilcam_threshold", "Score above which a frame fails", *label, threshold
-        if isinstance(station.taught, Taught):
+        if isinstance(station.taught, Taught) and station.taught.bank is not None:
             rows = sum(len(layer) for layer in station.taught.bank.layers)
             yield "aprilcam_bank_patches", "Patch features in the bank", *label, rows

@@ -12,23 +12,25 @@ import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from config.errors import PictureError, StoreError
 from config.schema import RecipeConfig, Region
 from connectors.cameras.pictures import list_pictures, read_picture
 from daemon.ledger import Ledger, Shot
 from daemon.station import Taught, Untaught
-from model.bank import BankManifest, build_bank, load_bank
-from model.calibration import Calibration, calibrate
+from model.bank import Bank, BankManifest, build_bank, load_bank
+from model.calibration import RULE, Calibration, calibrate, even_odds
 from model.coreset import CORESET_ROWS
-from model.detector import Detector
+from model.detector import Detector, Mode, Reference
 from model.errors import BankError
-from model.features import join
+from model.features import PatchFeatures, join
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,6 @@ Pixels = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
 ENCODE_AT_ONCE = 8
-CALIBRATION = TypeAdapter(Calibration)
 
 
 def pixel_hash(pixels: Pixels) -> str:
@@ -44,6 +45,17 @@ def pixel_hash(pixels: Pixels) -> str:
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A calibration as the ledger keeps it, with what it depends on besides shots and model."""
+
+    basis: dict[str, str | int | None]
+    calibration: Calibration
+
+
+STORED = TypeAdapter(_Stored)
 
 
 @dataclass(frozen=True)
@@ -116,69 +128,137 @@ class Registrar:
             progress(f"recipe {recipe.name}: reading reference shots", len(pictures), len(pictures))
 
     def teach(self, recipe: RecipeConfig, progress: Progress) -> Taught | Untaught:
-        """The bank and the calibration of the recipe's shots: loaded where they are there, else built, checked and stored.
+        """What judges the recipe: bank and calibration are loaded where they are there, else built, checked and stored.
 
-        Raises PictureError when no shot can be used, ModelError when they make no bank, StoreError when the disk refuses.
+        Raises PictureError when no shot can be used, ModelError when they make no bank or the model does not know the
+        recipe's mode, StoreError when the disk refuses.
         """
         shots = self.shots(recipe.name)
-        if not shots:
+        mode = recipe.mode or self._best_mode(bool(shots))
+        if not shots and mode != "zero_shot":
             return Untaught(f"recipe {recipe.name!r} has no reference shots; put pictures of good parts into its shots folder")
+        words = None
+        if mode != "few_shot":
+            progress(f"recipe {recipe.name}: putting {recipe.object!r} into words", 0, 1)
+            words = self._detector.text(recipe.object)
+            progress(f"recipe {recipe.name}: putting {recipe.object!r} into words", 1, 1)
+        if not shots:
+            calibration = even_odds(len(self._detector.extractor.spec.layers))
+            return Taught(Reference(text=words, image_weight=calibration.image_weight), calibration)
+        basis = self._basis(recipe, mode)
+        return self._load(recipe, shots, basis, words) or self._build(recipe, shots, basis, words, progress)
+
+    def _best_mode(self, any_shots: bool) -> Mode:
+        if not self._detector.knows_text:
+            return "few_shot"
+        return "both" if any_shots else "zero_shot"
+
+    def _basis(self, recipe: RecipeConfig, mode: Mode) -> dict[str, str | int | None]:
+        """What a calibration depends on besides shots and model."""
+        basis: dict[str, str | int | None] = {"rule": RULE, "mode": mode}
+        if mode != "few_shot":
+            basis |= {"object": recipe.object, "linear_layers_sha256": self._detector.linear_layers_sha256}
+        return basis
+
+    def _load(
+        self, recipe: RecipeConfig, shots: list[Shot], basis: dict[str, str | int | None], words: Tensor | None
+    ) -> Taught | None:
         names = tuple(shot.shot for shot in shots)
         manifest = BankManifest(self._detector.fingerprint, names, _box(recipe.region), self._bank_rows)
         folder = self._recipes / recipe.name / "banks" / manifest.hash[:16]
-        return self._load(recipe, manifest, folder) or self._build(recipe, shots, progress)
 
-    def _load(self, recipe: RecipeConfig, manifest: BankManifest, folder: Path) -> Taught | None:
         def read(connection: sqlite3.Connection) -> str | None:
             row = connection.execute(
                 "SELECT calibration FROM banks WHERE recipe = ? AND bank = ?", (recipe.name, manifest.hash)
             ).fetchone()
             return str(row[0]) if row else None
 
-        stored = self._ledger.call(read).result()
-        if stored is None or not folder.is_dir():
+        written = self._ledger.call(read).result()
+        if written is None:
             return None
         try:
-            bank = load_bank(folder, manifest.fingerprint, self._detector.extractor.device, manifest.hash)
-        except BankError as error:
-            log.warning("recipe %s: %s. It is built again from the shots", recipe.name, error)
-            shutil.rmtree(folder)
-            return None
-        try:
-            return Taught(bank, CALIBRATION.validate_json(stored))
+            stored = STORED.validate_json(written)
         except ValidationError:
             log.warning("recipe %s: its stored calibration cannot be read. It is made again from the shots", recipe.name)
             return None
+        if stored.basis != basis:
+            return None
+        bank = None
+        if basis["mode"] != "zero_shot":
+            if not folder.is_dir():
+                return None
+            try:
+                bank = load_bank(folder, manifest.fingerprint, self._detector.extractor.device, manifest.hash)
+            except BankError as error:
+                log.warning("recipe %s: %s. It is built again from the shots", recipe.name, error)
+                shutil.rmtree(folder)
+                return None
+        return Taught(Reference(bank, words, stored.calibration.image_weight), stored.calibration)
 
-    def _build(self, recipe: RecipeConfig, shots: list[Shot], progress: Progress) -> Taught:
-        what = f"recipe {recipe.name}: building the bank"
+    def _build(
+        self,
+        recipe: RecipeConfig,
+        shots: list[Shot],
+        basis: dict[str, str | int | None],
+        words: Tensor | None,
+        progress: Progress,
+    ) -> Taught:
+        what = f"recipe {recipe.name}: encoding reference shots"
+        used, features = self._encode(recipe, shots, partial(progress, what))
+        fingerprint, region = self._detector.fingerprint, _box(recipe.region)
+        manifest, bank = BankManifest(fingerprint, tuple(used), region, self._bank_rows), None
+        if basis["mode"] != "zero_shot":
+            bank = build_bank(
+                features,
+                fingerprint=fingerprint,
+                shots=used,
+                region=region,
+                max_rows=self._bank_rows,
+                progress=partial(progress, f"recipe {recipe.name}: choosing rows"),
+            )
+        calibration = calibrate(self._detector, features, Reference(bank, words))
+        progress(what, len(shots), len(shots))
+        if bank is not None:
+            self._save(recipe, bank)
+        stored = STORED.dump_json(_Stored(basis, calibration)).decode()
+        row = (recipe.name, manifest.hash, stored, time.time_ns())
+        self._ledger.call(
+            lambda connection: connection.execute("INSERT OR REPLACE INTO banks VALUES (?, ?, ?, ?)", row), durable=True
+        ).result()
+        taught = Taught(Reference(bank, words, calibration.image_weight), calibration)
+        log.info(
+            "recipe %s: %s, %d shots, threshold %.4f",
+            recipe.name,
+            f"bank {bank.name} built" if bank else "words calibrated",
+            calibration.shots,
+            calibration.threshold,
+        )
+        return taught
+
+    def _encode(
+        self, recipe: RecipeConfig, shots: list[Shot], progress: Callable[[int, int], None]
+    ) -> tuple[list[str], PatchFeatures]:
+        """The shots that can be used, and their features."""
         source = self._recipes / recipe.name / "shots"
         used: list[str] = []
-        features = []
+        parts = []
         for start in range(0, len(shots), ENCODE_AT_ONCE):
-            progress(what, start, len(shots))
+            progress(start, len(shots))
             pictures = []
             for shot in shots[start : start + ENCODE_AT_ONCE]:
                 try:
                     pictures.append(crop(read_picture(source / shot.file), recipe.region, shot.file))
                     used.append(shot.shot)
                 except PictureError as error:
-                    log.warning("recipe %s: a shot is left out of the bank: %s", recipe.name, error)
+                    log.warning("recipe %s: a shot is left out: %s", recipe.name, error)
             if pictures:
-                features.append(self._detector.encode(pictures))
-        if not features:
+                parts.append(self._detector.encode(pictures))
+        if not parts:
             raise PictureError(f"recipe {recipe.name}: none of its {len(shots)} shots can be used. Register others")
-        progress(what, len(shots), len(shots))
-        bank = build_bank(
-            join(features),
-            fingerprint=self._detector.fingerprint,
-            shots=used,
-            region=_box(recipe.region),
-            max_rows=self._bank_rows,
-            progress=lambda done, total: progress(f"recipe {recipe.name}: choosing rows", done, total),
-        )
-        calibration = calibrate(self._detector, bank)
-        manifest, folder = bank.manifest, self._recipes / recipe.name / "banks" / bank.name
+        return used, join(parts)
+
+    def _save(self, recipe: RecipeConfig, bank: Bank) -> None:
+        folder = self._recipes / recipe.name / "banks" / bank.name
         try:
             try:
                 bank.save(folder)
@@ -188,18 +268,6 @@ class Registrar:
                 bank.save(folder)
         except OSError as error:
             raise StoreError(f"{folder}: cannot store the bank ({error.strerror}). Free space or mend its rights.") from None
-        row = (recipe.name, manifest.hash, CALIBRATION.dump_json(calibration).decode(), time.time_ns())
-        self._ledger.call(
-            lambda connection: connection.execute("INSERT OR REPLACE INTO banks VALUES (?, ?, ?, ?)", row), durable=True
-        ).result()
-        log.info(
-            "recipe %s: bank %s built from %d shots, threshold %.4f",
-            recipe.name,
-            bank.name,
-            calibration.shots,
-            calibration.threshold,
-        )
-        return Taught(bank, calibration)
 
 
 def crop(pixels: Pixels, region: Region | None, name: str) -> Pixels:

@@ -143,7 +143,8 @@ class Service:
 
     def _load(self, spec: ModelSpec) -> Detector:
         self._progress(f"loading model {spec.name}", 0, 1)
-        detector = Detector(create_extractor(spec, self.config.inference.device, self.config.inference.threads))
+        extractor = create_extractor(spec, self.config.inference.device, self.config.inference.threads)
+        detector = Detector(extractor, self.config.store.path / "texts")
         self._progress(f"loading model {spec.name}", 1, 1)
         return detector
 
@@ -174,7 +175,7 @@ class Service:
             if isinstance(taught, Taught):
                 # The first real part is to be as quick as the others.
                 size = (recipe.region.height, recipe.region.width) if recipe.region else (256, 256)
-                detector.judge([np.zeros(size, np.uint8)], [taught.bank])
+                detector.judge([np.zeros(size, np.uint8)], [taught.reference])
             return taught
         except _StoppedEarly:
             raise

@@ -16,14 +16,27 @@ from daemon.frame import Frame
 from daemon.ledger import Entry
 from model.bank import Bank
 from model.calibration import Calibration
+from model.detector import Mode, Reference
 
 
 @dataclass(frozen=True)
 class Taught:
     """What judges a station's frames: replaced whole, by one assignment."""
 
-    bank: Bank
+    reference: Reference
     calibration: Calibration
+
+    @property
+    def bank(self) -> Bank | None:
+        """None where words alone judge."""
+        return self.reference.bank
+
+    @property
+    def mode(self) -> Mode:
+        """Which halves of APRIL-GAN judge."""
+        if self.reference.text is None:
+            return "few_shot"
+        return "zero_shot" if self.reference.bank is None else "both"
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,7 @@ class Station:
 
     @property
     def threshold(self) -> float | None:
-        """Score above which a frame fails: the recipe's own, else the calibrated one; None without a bank."""
+        """Score above which a frame fails: the recipe's own, else the calibrated one; None while nothing judges."""
         return self.threshold_of(self.taught) if isinstance(self.taught, Taught) else self.recipe.threshold
 
     def threshold_of(self, taught: Taught) -> float:

@@ -61,7 +61,7 @@ def main() -> None:
     detector = Detector(create_extractor(load_preset(config.inference.preset, CONFIG.parent), config.inference.device))
     with tempfile.TemporaryDirectory() as store:
         ledger = Ledger(Path(store))
-        registrar = Registrar(Path(store), ledger, detector)
+        registrar = Registrar(Path(store), ledger, detector, config.inference.bank_rows)
         registrar.register_folder(recipe, lambda *_: None)
         taught = registrar.teach(recipe, lambda *_: None)
         ledger.close()
@@ -71,7 +71,7 @@ def main() -> None:
     rows, scores = [], []
     for part in sorted(line, key=lambda part: (part.defective, part.source.name)):
         pixels = read_picture(part.source)
-        anomaly_map = detector.judge([pixels], [taught.bank])[0]
+        anomaly_map = detector.judge([pixels], [taught.reference])[0]
         scores.append((part.defective, float(anomaly_map.max())))
         rows.append(_row(part, pixels, anomaly_map, threshold))
     rows += [np.zeros_like(rows[0])] * (-len(rows) % COLUMNS)

@@ -22,6 +22,7 @@ from torch import Tensor
 from model.coreset import CORESET_ROWS, coreset
 from model.errors import BankError, ShotsError
 from model.features import DTYPES, PatchFeatures
+from model.files import sync_folder
 
 BANK_FORMAT = 2
 """Raised whenever the same manifest comes to mean other rows, the coreset's choice included."""
@@ -96,11 +97,6 @@ class Bank:
         shots = self.manifest.shots[:shot] + self.manifest.shots[shot + 1 :]
         return Bank(tuple(layers), self.grids, rows, replace(self.manifest, shots=shots))
 
-    def shot_features(self, shot: int) -> PatchFeatures:
-        """A shot's own features (of one picture), as it was encoded."""
-        parts = (torch.split(layer, list(counts))[shot] for layer, counts in zip(self.layers, self.rows, strict=True))
-        return PatchFeatures(tuple(part[None] for part in parts), self.grids)
-
     def to(self, device: str | torch.device) -> "Bank":
         """The same bank in another device's memory."""
         return replace(self, layers=tuple(layer.to(device) for layer in self.layers))
@@ -129,9 +125,9 @@ class Bank:
             _write_synced(temporary / TENSORS_FILE, data)
             _write_synced(temporary / MANIFEST_FILE, json.dumps(record, indent=1).encode())
             temporary.chmod(0o755)
-            _sync_folder(temporary)
+            sync_folder(temporary)
             temporary.replace(folder)
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -279,11 +275,3 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,10 +1,11 @@
 """The threshold, from reference shots alone: no defective part and no test set (what the paper needs, a line lacks)."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from model.bank import Bank
-from model.detector import Detector, score
+from model.detector import Detector, Reference, score
 from model.errors import ShotsError
+from model.features import PatchFeatures
 
 ENOUGH_SHOTS = 8
 """Under this many shots the largest normal score is too much a matter of luck."""
@@ -20,12 +21,17 @@ Here even 1.05 costs more escapes than it saves good parts; it is kept as room f
 """
 
 
+RULE = 2
+"""Raised whenever the same shots would give another calibration, so that those made before are made again."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A threshold and what it came from. Data beside the bank: changing it rebuilds nothing.
 
     threshold: a frame fails when its score is over it. pixel_threshold: a pixel is in the mask when its map is over it;
         the same number, as the score is the map's largest value: a frame fails exactly when its mask is not empty.
+    image_weight: for `Reference.image_weight`; 0 without text.
     shot_scores: of each shot against the bank without it. self_test: of each shot against the whole bank.
     """
 
@@ -35,28 +41,49 @@ class Calibration:
     self_test: tuple[float, ...]
     provisional: bool
     advice: str
+    image_weight: float = 0.0
 
     @property
     def shots(self) -> int:
         return len(self.shot_scores)
 
 
-def threshold_rule(shot_scores: tuple[float, ...]) -> float:
+def threshold_rule(shot_scores: Sequence[float]) -> float:
     """THE rule: the largest leave-one-out score, times FACTOR."""
     return max(shot_scores) * FACTOR
 
 
-def calibrate(detector: Detector, bank: Bank) -> Calibration:
-    """Score each shot against the bank without it, from the bank's own rows, and set the threshold by the rule.
+def image_weight_rule(peaks: Sequence[float]) -> float:
+    """What the image probability weighs: the largest map peak of a shot that was left out.
 
-    Raises ShotsError with fewer than 2 shots (nothing to leave one out of), or when the shots themselves fail.
+    APRIL-GAN's image score is the mean of the image probability and of the map's peak, brought to 0..1 by the least and
+    the largest peak of the whole test set. Up to scale and shift, which change no ranking, that is
+    `peak + (largest - least) * probability`. A line has no test set, so good parts stand for it: a defect is taken to
+    reach twice their level, that is `largest - least` = their level.
     """
-    shots = len(bank.manifest.shots)
-    if shots < 2:
+    return max(peaks)
+
+
+def calibrate(detector: Detector, features: PatchFeatures, reference: Reference) -> Calibration:
+    """Score each shot as if it were no shot, and set threshold and image weight by the rules.
+
+    features: of all shots, in the order of the bank's. reference: what will judge; its own image weight is not looked at.
+    Against a bank a shot is scored without its own rows; text has not seen it anyway.
+    Raises ShotsError with fewer than 2 shots for a bank (nothing to leave one out of), or when the shots themselves fail.
+    """
+    shots, bank = len(features), reference.bank
+    if bank is not None and shots < 2:
         raise ShotsError(f"calibration: expected at least 2 shots, got {shots}. Register {ENOUGH_SHOTS - shots} more")
-    features = [bank.shot_features(shot) for shot in range(shots)]
-    left_out = tuple(float(score(detector.maps(own, [bank.without(n)]))) for n, own in enumerate(features))
-    self_test = tuple(float(score(detector.maps(own, [bank]))) for own in features)
+    plain = replace(reference, image_weight=0.0)
+    each = [features.select([number]) for number in range(shots)]
+    without = [plain if bank is None else replace(plain, bank=bank.without(number)) for number in range(shots)]
+    peaks = [float(score(detector.maps(own, [given]))) for own, given in zip(each, without, strict=True)]
+    weight, shares = 0.0, [0.0] * shots
+    if reference.text is not None:
+        weight = image_weight_rule(peaks)
+        shares = [weight * float(chance) for chance in detector.image_probabilities(features, [plain] * shots)]
+    left_out = tuple(peak + share for peak, share in zip(peaks, shares, strict=True))
+    self_test = tuple(float(score(detector.maps(own, [plain]))) + share for own, share in zip(each, shares, strict=True))
     threshold = threshold_rule(left_out)
     # Written so that NaN fails it.
     if not all(value < threshold for value in self_test):
@@ -70,4 +97,14 @@ def calibrate(detector: Detector, bank: Bank) -> Calibration:
         if provisional
         else f"{shots} shots: the threshold stands"
     )
-    return Calibration(threshold, threshold, left_out, self_test, provisional, advice)
+    return Calibration(threshold, threshold, left_out, self_test, provisional, advice, weight)
+
+
+def even_odds(layers: int) -> Calibration:
+    """What zero-shot judges by before there is any shot: words alone, failing what they call more likely abnormal than not.
+
+    layers: tapped. A zero-shot map reaches from 0 to one per layer, so the published score's range is known without a
+    test set: it is (peak / layers + probability) / 2, and 1/2 is even odds.
+    """
+    advice = f"no shots: the threshold is what words say at even odds, register {ENOUGH_SHOTS} good parts to calibrate it"
+    return Calibration(float(layers), float(layers), (), (), True, advice, float(layers))

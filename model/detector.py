@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +16,7 @@ from model.bank import Bank, build_bank, search
 from model.coreset import CORESET_ROWS
 from model.errors import BankError, ModelError
 from model.features import FeatureExtractor, JointFeatures, PatchFeatures, TextEncoder
-from model.prompts import text_features
+from model.texts import Texts
 
 Mode = Literal["zero_shot", "few_shot", "both"]
 
@@ -24,22 +26,26 @@ class Reference:
     """What one picture is judged by: a bank (few-shot), text vectors (zero-shot, 2 x D, see `text_features`), or both.
 
     `Detector.reference` makes one by mode and object name.
+    image_weight: what the image probability adds to every pixel of the map (see `model.calibration`); 0 without text.
     """
 
     bank: Bank | None = None
     text: Tensor | None = None
+    image_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.bank is None and self.text is None:
             raise ModelError("reference: expected a bank, text vectors or both, got neither. Register shots or name the object")
+        if self.image_weight and self.text is None:
+            raise ModelError(f"reference: image weight {self.image_weight}: expected text vectors with it, got none")
 
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
     """Of B pictures, in the host's memory.
 
-    maps: B x S x S, float32. image_probabilities: B, float32, that the picture as a whole is abnormal, by text; NaN for a
-    picture without text vectors.
+    maps: B x S x S, float32, without the image probability's share.
+    image_probabilities: B, float32, that the picture as a whole is abnormal, by text; NaN for a picture without text vectors.
     """
 
     maps: NDArray[np.float32]
@@ -52,23 +58,29 @@ class Detector:
     Wherever references are taken, a bank alone stands for `Reference(bank)`.
     """
 
-    def __init__(self, extractor: FeatureExtractor) -> None:
+    def __init__(self, extractor: FeatureExtractor, texts: Path | None = None) -> None:
+        """texts: a folder to keep text vectors in, so that an object's name is encoded once in its life; None: in memory."""
         self.extractor = extractor
         self.fingerprint: dict[str, Any] = extractor.spec.fingerprint(extractor.weights_sha256)
-        self._texts: dict[str, Tensor] = {}
+        self._text_folder = texts
+
+    @property
+    def knows_text(self) -> bool:
+        """Whether the model has both things that zero-shot needs: a text encoder, and linear layers."""
+        return self.linear_layers_sha256 is not None
+
+    @property
+    def linear_layers_sha256(self) -> str | None:
+        """Of their file (hex); None without."""
+        return self.extractor.projection_sha256 if isinstance(self.extractor, TextEncoder) else None
+
+    @cached_property
+    def _texts(self) -> Texts:
+        return Texts(self.extractor, self._text_folder)
 
     def text(self, object_name: str) -> Tensor:
         """Text vectors of an object, 2 x D, on the device, encoded once. ModelError for a model that knows no text."""
-        spec = self.extractor.spec
-        if not isinstance(self.extractor, TextEncoder) or spec.linear_layers is None:
-            lacks = "its preset names no linear_layers" if isinstance(self.extractor, TextEncoder) else "it knows no text"
-            raise ModelError(
-                f"model {spec.name}: zero-shot: expected a CLIP (family open_clip) with linear_layers, got {spec.family} "
-                f"{spec.backbone}: {lacks}. Choose such a preset, or mode few_shot and register shots"
-            )
-        if object_name not in self._texts:
-            self._texts[object_name] = text_features(self.extractor.encode_text, object_name)
-        return self._texts[object_name]
+        return self._texts.of(object_name)
 
     def reference(self, mode: Mode, *, bank: Bank | None = None, object_name: str = "") -> Reference:
         """The reference of a recipe in that mode: zero_shot needs the object's name, few_shot a bank, both needs both."""
@@ -143,8 +155,16 @@ class Detector:
         return Judgement(maps, probabilities)
 
     def judge(self, pictures: Sequence[NDArray[np.uint8]], references: Sequence[Bank | Reference]) -> NDArray[np.float32]:
-        """The maps of `assess`: B x S x S, float32, in the host's memory."""
-        return self.assess(pictures, references).maps
+        """The maps of `assess` that a line judges by: B x S x S, float32, in the host's memory.
+
+        To every pixel is added its picture's image probability, times the reference's `image_weight`: one threshold then
+        serves score and mask.
+        """
+        judged = self.assess(pictures, references)
+        weights = np.array([given.image_weight if isinstance(given, Reference) else 0.0 for given in references], np.float32)
+        # Probabilities are NaN where there is no text, and no weight either.
+        shares = np.where(weights > 0, judged.image_probabilities * weights, np.float32(0))
+        return judged.maps + shares[:, None, None] if weights.any() else judged.maps
 
     def _few_shot(self, features: PatchFeatures, bank: Bank) -> Tensor:
         """Per layer the least `1 - cosine` to the bank, bilinear with aligned corners to S x S, summed."""

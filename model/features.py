@@ -67,9 +67,18 @@ class PatchFeatures:
 
 
 def join(parts: Sequence[PatchFeatures]) -> PatchFeatures:
-    """The patch features of several calls as if they came from one: what banks are made of, so without `joint`."""
-    layers = tuple(torch.cat(layers) for layers in zip(*(part.layers for part in parts), strict=True))
-    return PatchFeatures(layers, parts[0].grids)
+    """The features of several calls as if they came from one."""
+    if len(parts) == 1:
+        return parts[0]
+    joints = [part.joint for part in parts if part.joint is not None]
+    joint = None
+    if joints:
+        joint = JointFeatures(_join([own.layers for own in joints]), torch.cat([own.image for own in joints]))
+    return PatchFeatures(_join([part.layers for part in parts]), parts[0].grids, joint)
+
+
+def _join(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(torch.cat(layers) for layers in zip(*parts, strict=True))
 
 
 class FeatureExtractor(Protocol):
@@ -94,7 +103,12 @@ class FeatureExtractor(Protocol):
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """What a feature extractor that knows text has besides."""
+    """What a feature extractor that knows text has besides.
+
+    projection_sha256: of the file of linear layers (hex); None without, and then there is no zero-shot.
+    """
+
+    projection_sha256: str | None
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """B x D, float32, on the device, not normalised, in the space of `JointFeatures`."""

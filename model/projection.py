@@ -1,8 +1,6 @@
 """The trained part of APRIL-GAN's zero-shot half: one linear layer per tapped layer, from patch tokens to the text's space."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from model.errors import WeightsError
+from model.files import write_whole
 from model.spec import ModelSpec
 from model.weights import read_state
 
@@ -45,18 +44,7 @@ def manifest(spec: ModelSpec, weights_sha256: str) -> dict[str, Any]:
 def write_projection(projection: Projection, path: Path, stated: Mapping[str, Any]) -> None:
     """Write a .safetensors file, whole or not at all, its `manifest` in the file's own metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in projection.state_dict().items()}
-    data = safetensors.torch.save(tensors, {"manifest": json.dumps(stated)})
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, safetensors.torch.save(tensors, {"manifest": json.dumps(stated)}))
 
 
 def read_projection(

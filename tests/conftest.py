@@ -12,6 +12,7 @@ import torch
 from daemon.station import Taught
 from model.bank import build_bank
 from model.calibration import Calibration
+from model.detector import Reference
 from model.features import PatchFeatures
 
 # cameras
@@ -49,4 +50,4 @@ def taught() -> Taught:
         fingerprint={"made_by": "the tests"},
         shots=("a" * 64, "b" * 64),
     )
-    return Taught(bank, Calibration(0.5, 0.5, (0.1, 0.1), (0.0, 0.0), True, "register 6 more"))
+    return Taught(Reference(bank), Calibration(0.5, 0.5, (0.1, 0.1), (0.0, 0.0), True, "register 6 more"))

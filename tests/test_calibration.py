@@ -1,6 +1,8 @@
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from model.bank import Bank
-from model.calibration import ENOUGH_SHOTS, FACTOR, calibrate, threshold_rule
-from model.detector import Detector, score
-from model.errors import ShotsError
-from model.features import PatchFeatures
+from model.bank import Bank, build_bank
+from model.calibration import ENOUGH_SHOTS, FACTOR, Calibration, calibrate, even_odds, threshold_rule
+from model.detector import Detector, Reference, score
+from model.errors import ModelError, ShotsError
+from model.features import PatchFeatures, create_extractor
 from model.spec import ModelSpec
+from tests.tiny_clip import clip_state, linear_state, tiny_spec
 
 
 class CornerExtractor:
@@ -33,8 +36,16 @@ class CornerExtractor:
         return PatchFeatures((torch.nn.functional.normalize(pairs, dim=-1),), ((2, 2),))
 
 
+def encoded(detector: Detector, levels: Sequence[int]) -> PatchFeatures:
+    return detector.encode([np.full((8, 8), level, np.uint8) for level in levels])
+
+
 def bank_of(detector: Detector, levels: Sequence[int]) -> Bank:
     return detector.build([np.full((8, 8), level, np.uint8) for level in levels], [f"shot{n}" for n in range(len(levels))])
+
+
+def calibrated(detector: Detector, levels: Sequence[int]) -> Calibration:
+    return calibrate(detector, encoded(detector, levels), Reference(bank_of(detector, levels)))
 
 
 @pytest.fixture
@@ -48,7 +59,7 @@ def cosine(one: int, two: int) -> float:
 
 
 def test_threshold_is_the_worst_leave_one_out_score_times_the_factor(detector: Detector) -> None:
-    calibration = calibrate(detector, bank_of(detector, [100, 110, 140]))
+    calibration = calibrated(detector, [100, 110, 140])
     want = [1 - cosine(100, 110), 1 - cosine(110, 100), 1 - cosine(140, 110)]
     assert calibration.shot_scores == pytest.approx(want, abs=1e-5)
     assert calibration.threshold == pytest.approx(want[2] * FACTOR, abs=1e-5)
@@ -59,7 +70,7 @@ def test_threshold_is_the_worst_leave_one_out_score_times_the_factor(detector: D
 
 def test_leaving_one_out_equals_a_bank_built_without_it(detector: Detector) -> None:
     levels = [90, 100, 125, 160]
-    calibration = calibrate(detector, bank_of(detector, levels))
+    calibration = calibrated(detector, levels)
     for number, level in enumerate(levels):
         others = bank_of(detector, levels[:number] + levels[number + 1 :])
         alone = score(detector.maps(detector.encode([np.full((8, 8), level, np.uint8)]), [others]))
@@ -69,25 +80,82 @@ def test_leaving_one_out_equals_a_bank_built_without_it(detector: Detector) -> N
 def test_calibrating_encodes_nothing_again() -> None:
     extractor = CornerExtractor()
     detector = Detector(extractor)
-    bank = bank_of(detector, [100, 110, 140])
-    calibrate(detector, bank)
+    features = encoded(detector, [100, 110, 140])
+    bank = build_bank(features, fingerprint=detector.fingerprint, shots=["a", "b", "c"])
+    calibrate(detector, features, Reference(bank))
     assert extractor.calls == 1
 
 
 def test_few_shots_are_provisional_and_say_how_many_more(detector: Detector) -> None:
-    few = calibrate(detector, bank_of(detector, [100, 110, 140]))
+    few = calibrated(detector, [100, 110, 140])
     assert (few.shots, few.provisional) == (3, True)
     assert few.advice == "3 shots: the threshold is provisional, register 5 more"
-    enough = calibrate(detector, bank_of(detector, range(100, 100 + 5 * ENOUGH_SHOTS, 5)))
+    enough = calibrated(detector, range(100, 100 + 5 * ENOUGH_SHOTS, 5))
     assert (enough.shots, enough.provisional) == (ENOUGH_SHOTS, False)
 
 
 def test_one_shot_is_refused(detector: Detector) -> None:
     with pytest.raises(ShotsError, match=r"at least 2 shots, got 1\. Register 7 more"):
-        calibrate(detector, bank_of(detector, [100]))
+        calibrated(detector, [100])
 
 
 def test_shots_that_would_not_pass_themselves_are_refused(detector: Detector) -> None:
     # Equal pictures leave nothing to calibrate on: the threshold would be 0, and the shots are not under it.
     with pytest.raises(ShotsError, match="Register shots that differ"):
-        calibrate(detector, bank_of(detector, [100, 100, 100]))
+        calibrated(detector, [100, 100, 100])
+
+
+# with text
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Detector:
+    return Detector(create_extractor(tiny_spec(tmp_path, clip_state(), linear_state())))
+
+
+def noise(seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (90, 80, 3), dtype=np.uint8)
+
+
+def test_with_text_the_image_probability_weighs_what_good_parts_peaks_do(clip: Detector) -> None:
+    shots = [noise(n) for n in range(4)]
+    features = clip.encode(shots)
+    bank = build_bank(features, fingerprint=clip.fingerprint, shots=list("abcd"))
+    reference = clip.reference("both", bank=bank, object_name="bottle")
+    calibration = calibrate(clip, features, reference)
+    peaks, scores = [], []
+    for number, shot in enumerate(shots):
+        alone = replace(reference, bank=bank.without(number))
+        peaks.append(float(clip.judge([shot], [alone]).max()))
+        scores.append(float(clip.judge([shot], [replace(alone, image_weight=calibration.image_weight)]).max()))
+    assert calibration.image_weight == pytest.approx(max(peaks), abs=1e-5)
+    assert calibration.shot_scores == pytest.approx(scores, abs=1e-5)
+    assert min(np.subtract(scores, peaks)) > 0
+    assert calibration.threshold == pytest.approx(max(scores) * FACTOR, abs=1e-5)
+
+
+def test_image_weight_ranks_pictures_as_the_published_score_does(clip: Detector) -> None:
+    pictures, reference = [noise(n) for n in range(10, 18)], clip.reference("zero_shot", object_name="bottle")
+    told = clip.assess(pictures, [reference] * len(pictures))
+    peaks, chances = told.maps.max((1, 2)), told.image_probabilities
+    published = (chances + (peaks - peaks.min()) / (peaks.max() - peaks.min())) / 2
+    weighted = replace(reference, image_weight=float(peaks.max() - peaks.min()))
+    ours = clip.judge(pictures, [weighted] * len(pictures)).max((1, 2))
+    assert np.argsort(ours).tolist() == np.argsort(published).tolist()
+
+
+def test_zero_shot_is_calibrated_by_one_shot_and_judges_without_any(clip: Detector) -> None:
+    reference = clip.reference("zero_shot", object_name="bottle")
+    one = calibrate(clip, clip.encode([noise(0)]), reference)
+    told = clip.assess([noise(0)], [reference])
+    peak, chance = float(told.maps.max()), float(told.image_probabilities[0])
+    assert one.threshold == pytest.approx((peak + peak * chance) * FACTOR, abs=1e-5)
+    assert one.provisional
+    none = even_odds(4)
+    assert (none.shots, none.threshold, none.image_weight, none.provisional) == (0, 4.0, 4.0, True)
+    assert "register 8 good parts" in none.advice
+
+
+def test_image_weight_without_text_is_refused(detector: Detector) -> None:
+    with pytest.raises(ModelError, match="expected text vectors"):
+        Reference(bank_of(detector, [100, 110]), image_weight=1.0)

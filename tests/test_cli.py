@@ -67,6 +67,12 @@ def test_a_region_outside_the_frame_is_one_message_and_exit_2(tmp_path: Path, co
     )
 
 
+def test_a_mode_that_the_preset_does_not_know_is_one_message_and_exit_2(tmp_path: Path) -> None:
+    done = aprilcam("check", "--config", write(tmp_path, 'mode = "zero_shot"'))
+    assert done.returncode == 2
+    assert "recipes.0.mode: 'zero_shot' needs words, and preset 'efficientnet-lite0' knows no words. Use mode" in done.stderr
+
+
 def test_a_missing_file_and_an_unknown_preset_are_told(tmp_path: Path) -> None:
     missing = aprilcam("check", "--config", tmp_path / "none.toml")
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from daemon.presets import load_preset
 from model import clip
+from model.bank import load_bank
 from model.clip import ClipExtractor, squash
 from model.detector import Detector, Reference
 from model.errors import ModelError, WeightsError
@@ -156,12 +157,27 @@ def test_neighbourhood_averages_patches_but_not_what_text_sees(spec: ModelSpec) 
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_gives_nearly_the_same_features_in_float32(spec: ModelSpec, precision: Any) -> None:
+def test_lower_precision_gives_nearly_the_same_features_and_keeps_them_so(spec: ModelSpec, precision: Any) -> None:
     want = create_extractor(spec).extract([picture(60, 60)])
     got = create_extractor(replace(spec, precision=precision)).extract([picture(60, 60)])
     for low, full in zip(got.layers, want.layers, strict=True):
-        assert low.dtype == torch.float32
+        assert low.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         assert float((low * full).sum(-1).min()) > 0.99
+
+
+def test_a_bank_in_low_precision_gives_nearly_the_same_maps(spec: ModelSpec, tmp_path: Path) -> None:
+    shots, part = [picture(60, 60), picture(70, 50)], picture(50, 60)
+    maps = []
+    for precision in ("fp32", "bf16"):
+        detector = Detector(create_extractor(replace(spec, precision=precision)))
+        bank = detector.build(shots, ["a", "b"])
+        bank.save(tmp_path / bank.name)
+        loaded = load_bank(tmp_path / bank.name, detector.fingerprint)
+        assert loaded.layers[0].dtype == bank.layers[0].dtype
+        # A shot is as near to its own rows as float32 can tell.
+        assert detector.judge(shots[:1], [loaded]).max() < 1e-5
+        maps.append(detector.judge([part], [loaded]))
+    np.testing.assert_allclose(maps[1], maps[0], atol=0.05 * maps[0].max())
 
 
 def test_a_resnet_of_the_rn50_family_runs_at_another_size(spec: ModelSpec, tmp_path: Path) -> None:
@@ -346,6 +362,35 @@ def test_a_reference_holds_what_its_mode_needs(spec: ModelSpec) -> None:
     assert detector.reference("zero_shot", bank=bank, object_name="bottle").bank is None
 
 
-def test_what_banks_are_made_of_does_not_carry_the_joint_features(spec: ModelSpec) -> None:
-    features = create_extractor(spec).extract([picture(50, 50)])
-    assert join([features, features]).joint is None
+def test_features_joined_are_those_of_one_call(spec: ModelSpec) -> None:
+    extractor = create_extractor(spec)
+    one, two = picture(50, 50), picture(60, 40, 3, seed=1)
+    parts, whole = join([extractor.extract([one]), extractor.extract([two])]), extractor.extract([one, two])
+    assert parts.joint is not None
+    assert whole.joint is not None
+    gots = (*parts.layers, *parts.joint.layers, parts.joint.image)
+    for got, want in zip(gots, (*whole.layers, *whole.joint.layers, whole.joint.image), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+def test_text_over_the_places_it_takes_is_text_over_all_of_them(spec: ModelSpec) -> None:
+    extractor = create_extractor(spec)
+    assert isinstance(extractor, ClipExtractor)
+    sentences = ["a photo of a bottle.", "there is a metal nut with defect in the scene.", "bottle"]
+    want = extractor._network.encode_text(extractor._tokenizer(sentences))
+    torch.testing.assert_close(extractor.encode_text(sentences), want, atol=1e-5, rtol=0)
+
+
+def test_text_vectors_are_kept_on_disk_and_a_damaged_file_is_made_again(spec: ModelSpec, tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    first = Detector(create_extractor(spec), folder).text("bottle")
+    [kept] = folder.iterdir()
+    second = Detector(create_extractor(spec), folder)
+    assert isinstance(second.extractor, ClipExtractor)
+    second.extractor._tokenizer = None  # read, or it fails
+    assert torch.equal(second.text("bottle"), first)
+    kept.write_bytes(b"half")
+    torch.testing.assert_close(Detector(create_extractor(spec), folder).text("bottle"), first)
+    assert len(kept.read_bytes()) > 100
+    Detector(create_extractor(replace(spec, activation="quick_gelu", linear_layers=spec.linear_layers)), folder).text("bottle")
+    assert len(list(folder.iterdir())) == 2

@@ -24,6 +24,7 @@ from daemon.inspector import Inspector
 from daemon.ledger import Ledger
 from daemon.station import Station, Taught, Untaught
 from model.bank import Bank
+from model.detector import Reference
 from tests.broker import wait_for
 
 Maps = NDArray[np.float32]
@@ -36,7 +37,7 @@ class PixelJudge:
         self.before = before
         self.batches: list[list[int]] = []
 
-    def judge(self, pictures: Sequence[NDArray[np.uint8]], banks: Sequence[Bank]) -> Maps:
+    def judge(self, pictures: Sequence[NDArray[np.uint8]], references: Sequence[Bank | Reference]) -> Maps:
         self.batches.append([int(picture[0, 0]) for picture in pictures])
         self.before(pictures)
         return np.stack([np.full((8, 8), picture[0, 0] / 255, np.float32) for picture in pictures])

@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,10 @@ def tiny_spec(folder: Path, state: Mapping[str, Tensor], linear: Mapping[str, Te
         activation="gelu",
         linear_layers=None if linear is None else str(layers),
     )
+
+
+def write_preset(spec: ModelSpec, path: Path) -> Path:
+    """The spec as a preset file. JSON's texts, numbers and lists are TOML's."""
+    given = {key: value for key, value in asdict(spec).items() if value is not None}
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in given.items()))
+    return path

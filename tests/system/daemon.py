@@ -47,7 +47,7 @@ queue_frames = 100
 class Daemon:
     """One state folder and configuration; the process may be started and ended again and again."""
 
-    def __init__(self, folder: Path, broker_port: int, stations: str, recipe: str = "") -> None:
+    def __init__(self, folder: Path, broker_port: int, stations: str, recipe: str, top: str) -> None:
         self.folder = folder
         self.state = folder / "state"
         self.shots = folder / "shots"
@@ -57,6 +57,7 @@ class Daemon:
         self.config = folder / "aprilcam.toml"
         self.config.write_text(
             f"""
+{top}
 [store]
 path = "state"
 [mqtt]
@@ -108,13 +109,13 @@ shots = "shots"
 class Line:
     """A daemon with its broker and a listener."""
 
-    def __init__(self, folder: Path, stations: str, recipe: str = "", *, broker: bool = True) -> None:
+    def __init__(self, folder: Path, stations: str, recipe: str = "", *, top: str = "", broker: bool = True) -> None:
         self.broker = Broker(folder)
         self.listener: Listener | None = None
         self._known: dict[bytes, dict[str, Any]] = {}
         if broker:
             self.start_broker()
-        self.daemon = Daemon(folder, self.broker.port, stations, recipe)
+        self.daemon = Daemon(folder, self.broker.port, stations, recipe, top)
 
     def start_broker(self) -> None:
         """(Re)start mosquitto and listen to it."""
