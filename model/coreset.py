@@ -18,7 +18,8 @@ CORESET_ROWS = 16_384
 
 WIDTH = 128
 """Wider rows are projected to this (Johnson-Lindenstrauss), as in PatchCore's own code: squared distances stay within
-sqrt(2 / 128) = 13 % (one standard deviation). Narrower ones, as the default preset's 40 and 112, gain little by it."""
+sqrt(2 / 128) = 13 % (one standard deviation). 1,000 of 6,400 rows of 320 channels (EfficientNet-Lite0, stride 32) then leave
+a radius of 0.077 in `1 - cosine`, at 256 0.073, without projecting 0.064. The default preset's 40 and 112 are left alone."""
 
 _SEED = 2106_08265
 _LARGEST = 2048
