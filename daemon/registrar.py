@@ -30,7 +30,7 @@ from model.calibration import RULE, Calibration, calibrate, even_odds
 from model.coreset import CORESET_ROWS
 from model.detector import Detector, Mode, Reference
 from model.errors import BankError
-from model.features import PatchFeatures, join
+from model.features import MIN_SIDE, PatchFeatures, join
 
 log = logging.getLogger(__name__)
 
@@ -271,10 +271,14 @@ class Registrar:
 
 
 def crop(pixels: Pixels, region: Region | None, name: str) -> Pixels:
-    """The region of interest of a picture. Raises PictureError when the picture does not hold it."""
+    """The region of interest of a picture. Raises PictureError when it is not in the picture, or smaller than a patch."""
+    height, width = pixels.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise PictureError(
+            f"{name}: {width} x {height} pixels, expected {MIN_SIDE} x {MIN_SIDE} or more. Use a picture of the station's camera."
+        )
     if region is None:
         return pixels
-    height, width = pixels.shape[:2]
     if region.x + region.width > width or region.y + region.height > height:
         raise PictureError(
             f"{name}: {width} x {height} pixels do not hold the region x={region.x} y={region.y} "

@@ -115,8 +115,12 @@ class TextEncoder(Protocol):
         ...
 
 
+MIN_SIDE = 16
+"""px; a smaller picture is less than a patch of most backbones, blown up it would be judged as if it were a part."""
+
+
 def check_pictures(pictures: Sequence[NDArray[np.uint8]]) -> None:
-    """ModelError unless there is at least one, and each is H x W or H x W x 3 (RGB), uint8."""
+    """ModelError unless there is at least one, and each is H x W or H x W x 3 (RGB), uint8, MIN_SIDE or more on each side."""
     if not pictures:
         raise ModelError("extract: expected at least one picture, got none")
     for picture in pictures:
@@ -125,6 +129,11 @@ def check_pictures(pictures: Sequence[NDArray[np.uint8]]) -> None:
             raise ModelError(
                 f"extract: expected a picture of uint8, H x W or H x W x 3 (RGB), got {picture.dtype} {picture.shape}. "
                 f"Convert it first"
+            )
+        if min(picture.shape[:2]) < MIN_SIDE:
+            raise ModelError(
+                f"extract: expected a picture of at least {MIN_SIDE} x {MIN_SIDE} px, got {picture.shape[1]} x "
+                f"{picture.shape[0]}: smaller than a patch. Mend the camera's size or the recipe's region"
             )
 
 

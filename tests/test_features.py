@@ -219,6 +219,11 @@ def test_what_is_not_a_picture_is_refused(extractor: FeatureExtractor, wrong: ND
         extractor.extract([] if wrong is None else [wrong])
 
 
+def test_a_picture_smaller_than_a_patch_is_refused(extractor: FeatureExtractor) -> None:
+    with pytest.raises(ModelError, match="at least 16 x 16 px, got 15 x 200"):
+        extractor.extract([picture(64, 64), picture(200, 15)])
+
+
 @pytest.mark.parametrize(("backbone", "channels"), [("vit_tiny_patch16_224", 192), ("resnet18", 128), ("resnetv2_50", 512)])
 def test_other_backbones_of_timm_run_with_local_weights(spec: ModelSpec, tmp_path: Path, backbone: str, channels: int) -> None:
     path = tmp_path / "weights.pth"

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from config.errors import PictureError
@@ -110,6 +112,12 @@ def test_a_bank_keeps_no_more_rows_than_configured_and_its_hash_says_so(tmp_path
         ledger.close()
     assert len(names) == 2
     assert [step for step in told if step[1] == step[2] == 1000] == [("recipe disc: choosing rows", 1000, 1000)]
+
+
+def test_a_picture_smaller_than_a_patch_is_refused(tmp_path: Path, registrar: Registrar) -> None:
+    assert cv2.imwrite(str(tmp_path / "dot.png"), np.zeros((40, 9), np.uint8))
+    with pytest.raises(PictureError, match=r"dot\.png: 9 x 40 pixels, expected 16 x 16 or more"):
+        registrar.register(RECIPE, tmp_path / "dot.png")
 
 
 def test_without_shots_there_is_no_bank(registrar: Registrar) -> None:
