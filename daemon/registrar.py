@@ -27,6 +27,7 @@ from daemon.ledger import Ledger, Shot
 from daemon.station import Taught, Untaught
 from model.bank import Bank, BankManifest, build_bank, load_bank
 from model.calibration import RULE, Calibration, calibrate, even_odds
+from model.coreset import CORESET_ROWS
 from model.detector import Detector, Mode, Reference
 from model.errors import BankError
 from model.features import MIN_SIDE, PatchFeatures, join
@@ -68,10 +69,12 @@ class Registered:
 class Registrar:
     """Owner of the folder `recipes/` of the state folder. Used by one thread at a time."""
 
-    def __init__(self, store: Path, ledger: Ledger, detector: Detector) -> None:
+    def __init__(self, store: Path, ledger: Ledger, detector: Detector, bank_rows: int = CORESET_ROWS) -> None:
+        """bank_rows: most rows of a layer of the banks."""
         self._recipes = store / "recipes"
         self._ledger = ledger
         self._detector = detector
+        self._bank_rows = bank_rows
 
     def shots(self, recipe: str) -> list[Shot]:
         """The recipe's shots, in the order in which they were registered."""
@@ -160,7 +163,8 @@ class Registrar:
     def _load(
         self, recipe: RecipeConfig, shots: list[Shot], basis: dict[str, str | int | None], words: Tensor | None
     ) -> Taught | None:
-        manifest = BankManifest(self._detector.fingerprint, tuple(shot.shot for shot in shots), _box(recipe.region))
+        names = tuple(shot.shot for shot in shots)
+        manifest = BankManifest(self._detector.fingerprint, names, _box(recipe.region), self._bank_rows)
         folder = self._recipes / recipe.name / "banks" / manifest.hash[:16]
 
         def read(connection: sqlite3.Connection) -> str | None:
@@ -202,9 +206,16 @@ class Registrar:
         what = f"recipe {recipe.name}: encoding reference shots"
         used, features = self._encode(recipe, shots, partial(progress, what))
         fingerprint, region = self._detector.fingerprint, _box(recipe.region)
-        manifest, bank = BankManifest(fingerprint, tuple(used), region), None
+        manifest, bank = BankManifest(fingerprint, tuple(used), region, self._bank_rows), None
         if basis["mode"] != "zero_shot":
-            bank = build_bank(features, fingerprint=fingerprint, shots=used, region=region)
+            bank = build_bank(
+                features,
+                fingerprint=fingerprint,
+                shots=used,
+                region=region,
+                max_rows=self._bank_rows,
+                progress=partial(progress, f"recipe {recipe.name}: choosing rows"),
+            )
         calibration = calibrate(self._detector, features, Reference(bank, words))
         progress(what, len(shots), len(shots))
         if bank is not None:

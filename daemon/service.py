@@ -130,7 +130,7 @@ class Service:
         stack.callback(self._settle)
         stack.callback(inspector.stop)
         detector = inspector.on_device(self._load, spec)
-        self.registrar = Registrar(store, self.ledger, detector)
+        self.registrar = Registrar(store, self.ledger, detector, config.inference.bank_rows)
         inspector.on_device(self._add_stations, detector)
         self.metrics.scrape_with(self._gauges)
         inspector.start(detector, [line.station for line in self._lines.values()])

@@ -61,7 +61,7 @@ def main() -> None:
     detector = Detector(create_extractor(load_preset(config.inference.preset, CONFIG.parent), config.inference.device))
     with tempfile.TemporaryDirectory() as store:
         ledger = Ledger(Path(store))
-        registrar = Registrar(Path(store), ledger, detector)
+        registrar = Registrar(Path(store), ledger, detector, config.inference.bank_rows)
         registrar.register_folder(recipe, lambda *_: None)
         taught = registrar.teach(recipe, lambda *_: None)
         ledger.close()

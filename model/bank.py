@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from model.coreset import CORESET_ROWS, coreset
 from model.errors import BankError, ShotsError
-from model.features import PatchFeatures
+from model.features import DTYPES, PatchFeatures
 from model.files import sync_folder
 
-BANK_FORMAT = 1
+BANK_FORMAT = 2
+"""Raised whenever the same manifest comes to mean other rows, the coreset's choice included."""
 TENSORS_FILE = "bank.safetensors"
 MANIFEST_FILE = "manifest.json"
 
@@ -38,11 +40,13 @@ class BankManifest:
     fingerprint: of the model (`ModelSpec.fingerprint`), plain JSON values.
     region: of interest in the camera's frame as (x, y, width, height) in px, None = the whole frame.
     shots: sha256 (hex) of each shot's picture, in the order of the rows.
+    max_rows: most rows of a layer; where the shots have more, a coreset of so many stands for them.
     """
 
     fingerprint: Mapping[str, Any]
     shots: tuple[str, ...]
     region: tuple[int, int, int, int] | None = None
+    max_rows: int = CORESET_ROWS
     bank_format: int = BANK_FORMAT
 
     @property
@@ -53,10 +57,12 @@ class BankManifest:
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """Rows of all shots, shot after shot.
+    """Rows of all shots, shot after shot, in each shot in the order of its patches.
 
-    layers: each M x C, float32, rows L2-normalised. grids: (height, width) in patches of each layer.
-    rows: for each layer the number of rows each shot has in it, so that a shot can be left out without encoding again.
+    layers: each M x C, rows L2-normalised, in the precision of the model (`DTYPES`; rounded after normalising).
+    grids: (height, width) in patches of each layer.
+    rows: for each layer the number of rows each shot has in it, so that a shot can be left out without encoding again;
+        0 for a shot whose patches other shots' rows stand for.
     """
 
     layers: tuple[Tensor, ...]
@@ -75,21 +81,21 @@ class Bank:
         return self.hash[:16]
 
     def without(self, shot: int) -> "Bank":
-        """The bank of the other shots, from the same rows. ShotsError if there is no other."""
+        """What the bank has of the other shots. ShotsError if there is no other, or no row of the others in a layer."""
         if len(self.manifest.shots) < 2:
             raise ShotsError("bank: expected at least 2 shots to leave one out, got 1. Register another shot")
         layers = []
         for layer, counts in zip(self.layers, self.rows, strict=True):
             parts = torch.split(layer, list(counts))
+            if sum(counts) == counts[shot]:
+                raise ShotsError(
+                    f"bank: expected rows of more than one shot, got all from {self.manifest.shots[shot][:16]}: the other shots "
+                    f"equal it. Register shots that differ, as good parts do"
+                )
             layers.append(torch.cat(parts[:shot] + parts[shot + 1 :]))
         rows = tuple(counts[:shot] + counts[shot + 1 :] for counts in self.rows)
         shots = self.manifest.shots[:shot] + self.manifest.shots[shot + 1 :]
         return Bank(tuple(layers), self.grids, rows, replace(self.manifest, shots=shots))
-
-    def shot_features(self, shot: int) -> PatchFeatures:
-        """A shot's own features (of one picture), as it was encoded."""
-        parts = (torch.split(layer, list(counts))[shot] for layer, counts in zip(self.layers, self.rows, strict=True))
-        return PatchFeatures(tuple(part[None] for part in parts), self.grids)
 
     def to(self, device: str | torch.device) -> "Bank":
         """The same bank in another device's memory."""
@@ -133,19 +139,39 @@ def build_bank(
     fingerprint: Mapping[str, Any],
     shots: Sequence[str],
     region: tuple[int, int, int, int] | None = None,
+    max_rows: int = CORESET_ROWS,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Bank:
     """The bank of reference shots: `features` of them all and, in that order, the sha256 (hex) of each picture.
 
-    Raises ShotsError without shots or with a picture registered twice (leaving it out would then leave it in).
+    A layer of more than `max_rows` rows is cut down to its coreset. progress: called with (rows chosen, rows to choose)
+    over all such layers; what it raises ends the work.
+    Raises ModelError for features that are not finite, ShotsError without shots or with a picture registered twice (leaving
+    it out would then leave it in).
     """
     if not shots or len(shots) != len(features):
         raise ShotsError(f"bank: expected features of 1 or more shots, got {len(features)} for {len(shots)} shots")
     if len(set(shots)) < len(shots):
         twice = next(shot for shot in shots if list(shots).count(shot) > 1)
         raise ShotsError(f"bank: expected different shots, got {twice[:16]} twice. Register other pictures of good parts")
-    layers = tuple(layer.flatten(0, 1).contiguous() for layer in features.layers)
-    rows = tuple((layer.shape[1],) * len(shots) for layer in features.layers)
-    return Bank(layers, features.grids, rows, BankManifest(dict(fingerprint), tuple(shots), region))
+    flat = [layer.flatten(0, 1) for layer in features.layers]
+    total = sum(max_rows for layer in flat if len(layer) > max_rows)
+    before = 0
+
+    def report(done: int, _most: int) -> None:
+        if progress is not None:
+            progress(before + done, total)
+
+    layers, rows = [], []
+    for layer, grid in zip(flat, features.grids, strict=True):
+        chosen = coreset(layer, max_rows, report)
+        if len(layer) > max_rows:
+            before += max_rows
+        whole = len(chosen) == len(layer)
+        layers.append(layer.contiguous() if whole else layer[chosen])
+        rows.append(tuple(torch.bincount(chosen // (grid[0] * grid[1]), minlength=len(shots)).tolist()))
+    manifest = BankManifest(dict(fingerprint), tuple(shots), region, max_rows)
+    return Bank(tuple(layers), features.grids, tuple(rows), manifest)
 
 
 def load_bank(
@@ -160,7 +186,8 @@ def load_bank(
         record = json.loads(manifest_path.read_bytes())
         made = record["manifest"]
         region = None if made["region"] is None else tuple(int(number) for number in made["region"])
-        manifest = BankManifest(made["fingerprint"], tuple(made["shots"]), region, made["bank_format"])  # type: ignore[arg-type]
+        shots, most, bank_format = tuple(made["shots"]), made["max_rows"], made["bank_format"]
+        manifest = BankManifest(made["fingerprint"], shots, region, most, bank_format)  # type: ignore[arg-type]
         grids = tuple((int(height), int(width)) for height, width in record["grids"])
         rows = tuple(tuple(int(count) for count in counts) for counts in record["rows"])
         written_hash, written_sha256 = record["hash"], record["tensors"]["sha256"]
@@ -184,9 +211,10 @@ def load_bank(
     _check(tensors_path, "names", [f"layer{number}" for number in range(len(grids))], sorted(tensors))
     _check(manifest_path, "layers", len(grids), len(rows))
     layers = tuple(tensors[f"layer{number}"] for number in range(len(grids)))
+    dtype = DTYPES[manifest.fingerprint.get("precision", "fp32")]
     for layer, counts in zip(layers, rows, strict=True):
         _check(manifest_path, "shots with rows", len(manifest.shots), len(counts))
-        _check(tensors_path, "rows", (2, sum(counts), torch.float32), (layer.ndim, layer.shape[0], layer.dtype))
+        _check(tensors_path, "rows", (2, sum(counts), dtype), (layer.ndim, layer.shape[0], layer.dtype))
     return Bank(layers, grids, rows, manifest).to(device)
 
 
@@ -205,6 +233,31 @@ def nearest(queries: Tensor, rows: Tensor, budget_bytes: int = 64 * 2**20) -> Te
         for row_block in torch.split(rows, wide):
             torch.maximum(best_block, (query_block @ row_block.T).amax(1), out=best_block)
     # Rounding can push the cosine of two equal rows over 1.
+    return (1 - best).clamp_(min=0).view(queries.shape[:2])
+
+
+def search(queries: Tensor, rows: Tensor, budget_bytes: int = 64 * 2**20) -> Tensor:
+    """`nearest` for features in any precision: B x N x C and M x C, both of one floating type, to B x N, float32.
+
+    Products are summed and kept in float32: bfloat16's numbers near a cosine of 1 are 1/256 apart. Rounding also changes a
+    row's length, by up to as much, so cosines are divided by the lengths; what is left of it is 1e-5 near 0 (see the tests).
+    """
+    if queries.dtype == rows.dtype == torch.float32:
+        return nearest(queries, rows, budget_bytes)
+    on_cuda = queries.device.type == "cuda"
+    flat = queries.flatten(0, 1)
+    cells = max(budget_bytes // 4, 1)
+    high = min(8192 if on_cuda else _CPU_SIDE, cells, max(len(flat), 1))
+    wide = cells // high if on_cuda else min(_CPU_SIDE, cells // high)
+    best = torch.full((len(flat),), -torch.inf, device=flat.device)
+    for query_block, best_block in zip(torch.split(flat, high), torch.split(best, high), strict=True):
+        # A CPU multiplies low precision no faster and cannot sum it in float32: blocks are converted.
+        left = query_block if on_cuda else query_block.float()
+        for row_block in torch.split(rows, wide):
+            cosines = torch.mm(left, row_block.T, out_dtype=torch.float32) if on_cuda else left @ row_block.float().T
+            cosines /= torch.linalg.vector_norm(row_block, dim=1, dtype=torch.float32)
+            torch.maximum(best_block, cosines.amax(1), out=best_block)
+        best_block /= torch.linalg.vector_norm(query_block, dim=1, dtype=torch.float32)
     return (1 - best).clamp_(min=0).view(queries.shape[:2])
 
 

@@ -17,12 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model.errors import ModelError, WeightsError
-from model.features import JointFeatures, LocalExtractor, PatchFeatures, average, check_pictures, join
+from model.features import DTYPES, JointFeatures, LocalExtractor, PatchFeatures, average, check_pictures, join
 from model.projection import Projection, manifest, read_projection
 from model.spec import ModelSpec
 from model.weights import StateDict, load_into, read_state
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _NOT_OURS = (
     "custom_text",
@@ -69,7 +67,7 @@ class ClipExtractor(LocalExtractor):
         config = _read_config(spec)
         state, weights_sha256 = _read_weights(spec)
         super().__init__(spec, device, weights_sha256)
-        self._dtype = _DTYPES[spec.precision]
+        self._dtype = DTYPES[spec.precision]
         # Not open_clip.create_model: it takes the activation by name suffix or by the tag, only warns where the two differ
         # (issue 4: APRIL-GAN's layers want the difference), and unpickles by another way than ours.
         low = None if spec.precision == "fp32" else self._dtype
@@ -141,7 +139,7 @@ class ClipExtractor(LocalExtractor):
         grids = tuple((int(own.shape[2]), int(own.shape[3])) for own in maps)
         averaged = (average(own, self._spec.neighbourhood) for own in maps)
         # B x C x h x w to B x N x C.
-        layers = tuple(F.normalize(own.flatten(2).mT, dim=-1).contiguous() for own in averaged)
+        layers = tuple(F.normalize(own.flatten(2).mT, dim=-1).to(self._dtype).contiguous() for own in averaged)
         if self.projection is None:
             return PatchFeatures(layers, grids)
         mapped = self.projection([own.flatten(2).mT for own in maps])

@@ -12,7 +12,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.bank import Bank, build_bank, nearest
+from model.bank import Bank, build_bank, search
+from model.coreset import CORESET_ROWS
 from model.errors import BankError, ModelError
 from model.features import FeatureExtractor, JointFeatures, PatchFeatures, TextEncoder
 from model.texts import Texts
@@ -97,9 +98,11 @@ class Detector:
         pictures: Sequence[NDArray[np.uint8]],
         shots: Sequence[str],
         region: tuple[int, int, int, int] | None = None,
+        max_rows: int = CORESET_ROWS,
     ) -> Bank:
-        """The bank of reference shots: `shots` is each picture's sha256 (hex), in that order. Raises ShotsError."""
-        return build_bank(self.encode(pictures), fingerprint=self.fingerprint, shots=shots, region=region)
+        """The bank of reference shots: `shots` is each picture's sha256 (hex), in that order. See `build_bank`."""
+        features = self.encode(pictures)
+        return build_bank(features, fingerprint=self.fingerprint, shots=shots, region=region, max_rows=max_rows)
 
     @torch.inference_mode()
     def maps(self, features: PatchFeatures, references: Sequence[Bank | Reference]) -> Tensor:
@@ -172,7 +175,7 @@ class Detector:
         size = self.extractor.spec.image_size
         total = torch.zeros((len(features), 1, size, size), device=features.layers[0].device)
         for queries, rows, grid in zip(features.layers, bank.layers, features.grids, strict=True):
-            distances = nearest(queries, rows).view(-1, 1, *grid)
+            distances = search(queries, rows).view(-1, 1, *grid)
             total += F.interpolate(distances, size=(size, size), mode="bilinear", align_corners=True)
         return total[:, 0]
 

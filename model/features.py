@@ -23,6 +23,10 @@ CPU_CHUNK = 4
 """Pictures per pass on a CPU: 8 leave the cache (Lite0 at 256 px: 12.8 ms each against 9.9 with 4)."""
 
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of patch features, by `ModelSpec.precision`."""
+
+
 @dataclass(frozen=True)
 class JointFeatures:
     """B pictures in the space that CLIP shares with text, D wide, on the grids of their patch features.
@@ -42,7 +46,8 @@ class JointFeatures:
 class PatchFeatures:
     """Patch features of B pictures, one tensor for each tapped layer.
 
-    layers: each B x N x C, float32, every patch L2-normalised, patches in row order of the grid.
+    layers: each B x N x C, every patch L2-normalised in float32 and then rounded to the spec's precision (`DTYPES`), patches
+        in row order of the grid.
     grids: (height, width) in patches of each layer; N = height * width.
     joint: the same pictures as text sees them; None where the backbone knows no text or its linear layers are absent.
     """

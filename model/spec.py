@@ -27,7 +27,7 @@ class ModelSpec:
         trained on OpenAI's weights under plain `gelu`, although those were trained with `quick_gelu`.
     linear_layers: open_clip only: file of the trained layers of the zero-shot half, the authors' .pth or ours
         (.safetensors). None: few-shot only. linear_layers_sha256: as weights_sha256.
-    precision: of the image encoder; features are float32 in any case. open_clip only: timm's run in fp32.
+    precision: of the image encoder, and of the patch features and banks it gives. open_clip only: timm's run in fp32.
     """
 
     # Read by pydantic's TypeAdapter, which takes no configuration of its own for a dataclass; we need not import it.

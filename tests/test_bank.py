@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own custom
 
-from model.bank import Bank, BankManifest, build_bank, load_bank, nearest
-from model.errors import BankError, ShotsError
-from model.features import PatchFeatures
+from model.bank import Bank, BankManifest, build_bank, load_bank, nearest, search
+from model.coreset import coreset
+from model.errors import BankError, ModelError, ShotsError
+from model.features import DTYPES, PatchFeatures
 
 FINGERPRINT = {"backbone": "net", "layers": [2, 3], "mean": [0.5, 0.5, 0.5]}
 GRIDS = ((3, 4), (2, 2))
@@ -70,15 +71,110 @@ def test_nearest_is_zero_at_a_row_of_the_bank_and_nan_stays_nan() -> None:
 def test_bank_keeps_each_shots_rows() -> None:
     features, bank = features_of(3), bank_of(3)
     assert bank.rows == ((12, 12, 12), (4, 4, 4))
-    for got, want in zip(bank.shot_features(1).layers, features.select([1]).layers, strict=True):
-        assert torch.equal(got, want)
+    for got, want in zip(bank.layers, features.layers, strict=True):
+        assert torch.equal(got, want.flatten(0, 1))
     rest = bank.without(1)
     assert rest.manifest.shots == (names(3)[0], names(3)[2])
     assert torch.equal(rest.layers[0], features.layers[0][[0, 2]].flatten(0, 1))
-    assert torch.equal(rest.shot_features(1).layers[1], features.layers[1][[2]])
+    assert rest.rows == ((12, 12), (4, 4))
     assert bank.without(1).hash not in (bank.hash, bank.without(0).hash)
     with pytest.raises(ShotsError, match="at least 2"):
         bank_of(1).without(0)
+
+
+def test_a_layer_over_max_rows_is_cut_to_its_coreset_shot_after_shot() -> None:
+    features = features_of(3)
+    told: list[tuple[int, int]] = []
+    bank = build_bank(
+        features,
+        fingerprint=FINGERPRINT,
+        shots=names(3),
+        max_rows=12,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    flat = features.layers[0].flatten(0, 1)
+    chosen = coreset(flat, 12)
+    assert torch.equal(bank.layers[0], flat[chosen])
+    assert bank.rows[0] == tuple(int(((chosen >= 12 * shot) & (chosen < 12 * shot + 12)).sum()) for shot in range(3))
+    # The other layer has 12 rows, no more than allowed.
+    assert torch.equal(bank.layers[1], features.layers[1].flatten(0, 1))
+    assert told[-1] == (12, 12)
+    assert bank.manifest.max_rows == 12
+
+
+def test_progress_runs_once_over_all_layers() -> None:
+    told: list[tuple[int, int]] = []
+    features = features_of(3)
+    build_bank(features, fingerprint=FINGERPRINT, shots=names(3), max_rows=5, progress=lambda *step: told.append(step))
+    assert told[-1] == (10, 10)
+    assert told == sorted(told)
+
+
+def test_a_shot_without_rows_of_its_own_is_left_out_like_any_other(tmp_path: Path) -> None:
+    one, two = features_of(2).select([0]), features_of(2).select([1])
+    # The second and third picture have the first one's patches.
+    layers = tuple(torch.cat([a, a, a, b]) for a, b in zip(one.layers, two.layers, strict=True))
+    bank = build_bank(PatchFeatures(layers, GRIDS), fingerprint=FINGERPRINT, shots=names(4), max_rows=9)
+    assert bank.rows[1] == (4, 0, 0, 4)
+    bank.save(tmp_path / "bank")
+    loaded = load_bank(tmp_path / "bank", FINGERPRINT)
+    assert loaded.rows == bank.rows
+    assert torch.equal(loaded.without(1).layers[1], bank.layers[1])
+    assert loaded.without(1).rows[1] == (4, 0, 4)
+    assert torch.equal(loaded.without(0).layers[1], bank.layers[1][4:])
+
+
+def test_leaving_out_the_only_shot_with_rows_is_refused() -> None:
+    layers = tuple(layer[:1].expand(3, -1, -1) for layer in features_of(1).layers)
+    bank = build_bank(PatchFeatures(layers, GRIDS), fingerprint=FINGERPRINT, shots=names(3), max_rows=20)
+    with pytest.raises(ShotsError, match=r"other shots equal it\. Register shots that differ"):
+        bank.without(0)
+
+
+def test_features_that_are_not_finite_make_no_bank() -> None:
+    features = features_of(2)
+    features.layers[1][1, 2, 3] = torch.nan
+    with pytest.raises(ModelError, match="finite"):
+        build_bank(features, fingerprint=FINGERPRINT, shots=names(2))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("channels", [40, 1024])
+def test_search_in_low_precision_is_that_of_float32_over_the_same_rounded_vectors(precision: str, channels: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    rows = F.normalize(torch.randn((1500, channels), generator=generator), dim=-1)
+    # From equal to a row, by way of near it, to far from all.
+    noise = torch.logspace(-4, 1, 600)[:, None] * torch.randn((600, channels), generator=generator) / channels**0.5
+    queries = F.normalize(rows[:600] + noise, dim=-1).view(2, 300, channels)
+    low_rows, low_queries = rows.to(DTYPES[precision]), queries.to(DTYPES[precision])
+    want = nearest(F.normalize(low_queries.float(), dim=-1), F.normalize(low_rows.float(), dim=-1))
+    for budget in (64 * 2**20, 100_000):
+        got = search(low_queries, low_rows, budget_bytes=budget)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
+    # What the rounding itself costs, against vectors that were never rounded: an angle, so next to nothing at the near end.
+    full = nearest(queries, rows)
+    assert ((got - full).abs() <= 1e-5 + 2**-8 * full.sqrt()).all()
+    assert search(low_rows[None], low_rows).max() < 1e-6
+    assert search(torch.full((1, 1, channels), torch.nan).to(DTYPES[precision]), low_rows).isnan().all()
+
+
+def test_search_in_float32_is_nearest() -> None:
+    bank = bank_of(3)
+    queries = features_of(4).layers[0][3:]
+    assert torch.equal(search(queries, bank.layers[0]), nearest(queries, bank.layers[0]))
+
+
+@pytest.mark.parametrize(("precision", "other"), [("fp32", "bf16"), ("bf16", "fp32"), ("fp16", "bf16")])
+def test_a_bank_in_another_precision_than_its_models_is_refused(tmp_path: Path, precision: str, other: str) -> None:
+    fingerprint = {**FINGERPRINT, "precision": precision}
+    for kept in (precision, other):
+        layers = tuple(layer.to(DTYPES[kept]) for layer in features_of(2).layers)
+        build_bank(PatchFeatures(layers, GRIDS), fingerprint=fingerprint, shots=names(2)).save(tmp_path / kept)
+    loaded = load_bank(tmp_path / precision, fingerprint)
+    assert {layer.dtype for layer in loaded.layers} == {DTYPES[precision]}
+    with pytest.raises(BankError, match=r"rows.*torch.*got.*torch.*Build the bank again"):
+        load_bank(tmp_path / other, fingerprint)
 
 
 def test_the_hash_names_all_that_made_the_bank() -> None:
@@ -93,9 +189,10 @@ def test_the_hash_names_all_that_made_the_bank() -> None:
         BankManifest(FINGERPRINT, shots[:1], (1, 2, 30, 40)),
         BankManifest(FINGERPRINT, shots, (1, 2, 30, 41)),
         BankManifest(FINGERPRINT, shots, None),
-        BankManifest(FINGERPRINT, shots, (1, 2, 30, 40), bank_format=2),
+        BankManifest(FINGERPRINT, shots, (1, 2, 30, 40), bank_format=1),
+        BankManifest(FINGERPRINT, shots, (1, 2, 30, 40), max_rows=12),
     )
-    assert len({base.hash, *(other.hash for other in others)}) == 7
+    assert len({base.hash, *(other.hash for other in others)}) == 8
 
 
 def test_no_shots_or_one_twice_is_refused() -> None:
@@ -181,12 +278,19 @@ def test_a_damaged_bank_is_refused_by_name_of_the_file(tmp_path: Path, file: str
         load_bank(tmp_path / "bank", FINGERPRINT)
 
 
-@pytest.mark.parametrize("key", ["shots", "bank_format", "rows", "grids", "region"])
+@pytest.mark.parametrize("key", ["shots", "bank_format", "max_rows", "rows", "grids", "region"])
 def test_an_edited_manifest_is_refused(tmp_path: Path, key: str) -> None:
     bank_of(2).save(tmp_path / "bank")
     path = tmp_path / "bank" / "manifest.json"
     record = json.loads(path.read_bytes())
-    edits = {"shots": names(1), "bank_format": 2, "rows": [[12, 11], [4, 4]], "grids": [[3, 4]], "region": [0, 0, 1, 1]}
+    edits = {
+        "shots": names(1),
+        "bank_format": 1,
+        "max_rows": 5,
+        "rows": [[12, 11], [4, 4]],
+        "grids": [[3, 4]],
+        "region": [0, 0, 1, 1],
+    }
     (record if key in record else record["manifest"])[key] = edits[key]
     path.write_text(json.dumps(record))
     with pytest.raises(BankError, match="expected"):

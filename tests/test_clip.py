@@ -17,6 +17,7 @@ from torch import Tensor
 
 from daemon.presets import load_preset
 from model import clip
+from model.bank import load_bank
 from model.clip import ClipExtractor, squash
 from model.detector import Detector, Reference
 from model.errors import ModelError, WeightsError
@@ -156,12 +157,27 @@ def test_neighbourhood_averages_patches_but_not_what_text_sees(spec: ModelSpec) 
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_gives_nearly_the_same_features_in_float32(spec: ModelSpec, precision: Any) -> None:
+def test_lower_precision_gives_nearly_the_same_features_and_keeps_them_so(spec: ModelSpec, precision: Any) -> None:
     want = create_extractor(spec).extract([picture(60, 60)])
     got = create_extractor(replace(spec, precision=precision)).extract([picture(60, 60)])
     for low, full in zip(got.layers, want.layers, strict=True):
-        assert low.dtype == torch.float32
+        assert low.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         assert float((low * full).sum(-1).min()) > 0.99
+
+
+def test_a_bank_in_low_precision_gives_nearly_the_same_maps(spec: ModelSpec, tmp_path: Path) -> None:
+    shots, part = [picture(60, 60), picture(70, 50)], picture(50, 60)
+    maps = []
+    for precision in ("fp32", "bf16"):
+        detector = Detector(create_extractor(replace(spec, precision=precision)))
+        bank = detector.build(shots, ["a", "b"])
+        bank.save(tmp_path / bank.name)
+        loaded = load_bank(tmp_path / bank.name, detector.fingerprint)
+        assert loaded.layers[0].dtype == bank.layers[0].dtype
+        # A shot is as near to its own rows as float32 can tell.
+        assert detector.judge(shots[:1], [loaded]).max() < 1e-5
+        maps.append(detector.judge([part], [loaded]))
+    np.testing.assert_allclose(maps[1], maps[0], atol=0.05 * maps[0].max())
 
 
 def test_a_resnet_of_the_rn50_family_runs_at_another_size(spec: ModelSpec, tmp_path: Path) -> None:

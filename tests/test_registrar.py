@@ -94,6 +94,26 @@ def test_a_picture_that_does_not_hold_the_region_is_refused(tmp_path: Path, regi
         registrar.register(recipe, picture)
 
 
+def test_a_bank_keeps_no_more_rows_than_configured_and_its_hash_says_so(tmp_path: Path, detector: Detector) -> None:
+    told: list[tuple[str, int, int]] = []
+    names = set()
+    for rows in (500, 600):
+        ledger = Ledger(tmp_path / "state")
+        registrar = Registrar(tmp_path / "state", ledger, detector, bank_rows=rows)
+        for picture in write_parts(tmp_path / "in", range(4)):
+            registrar.register(RECIPE, picture)
+        for _ in range(2):
+            taught = registrar.teach(RECIPE, lambda *step: told.append(step))
+            assert isinstance(taught, Taught)
+            bank = taught.reference.bank
+            assert bank is not None
+            assert [len(layer) for layer in bank.layers] == [rows, rows]
+            names.add(bank.name)
+        ledger.close()
+    assert len(names) == 2
+    assert [step for step in told if step[1] == step[2] == 1000] == [("recipe disc: choosing rows", 1000, 1000)]
+
+
 def test_a_picture_smaller_than_a_patch_is_refused(tmp_path: Path, registrar: Registrar) -> None:
     assert cv2.imwrite(str(tmp_path / "dot.png"), np.zeros((40, 9), np.uint8))
     with pytest.raises(PictureError, match=r"dot\.png: 9 x 40 pixels, expected 16 x 16 or more"):
