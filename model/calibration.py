@@ -76,8 +76,12 @@ def calibrate(detector: Detector, features: PatchFeatures, reference: Reference)
         raise ShotsError(f"calibration: expected at least 2 shots, got {shots}. Register {ENOUGH_SHOTS - shots} more")
     plain = replace(reference, image_weight=0.0)
     each = [features.select([number]) for number in range(shots)]
-    without = [plain if bank is None else replace(plain, bank=bank.without(number)) for number in range(shots)]
-    peaks = [float(score(detector.maps(own, [given]))) for own, given in zip(each, without, strict=True)]
+
+    def without(shot: int) -> Reference:
+        return plain if bank is None else replace(plain, bank=bank.without(shot))
+
+    # One at a time: each is nearly a whole bank.
+    peaks = [float(score(detector.maps(own, [without(shot)]))) for shot, own in enumerate(each)]
     weight, shares = 0.0, [0.0] * shots
     if reference.text is not None:
         weight = image_weight_rule(peaks)
