@@ -33,7 +33,7 @@ from daemon.supervisor import CameraSupervisor
 from demo.run import private_broker
 from model.bank import Bank, build_bank
 from model.calibration import Calibration
-from model.detector import Reference
+from model.detector import Judgement, Reference
 from model.features import PatchFeatures
 
 WIDTH, HEIGHT = 1280, 1024
@@ -43,9 +43,10 @@ TARGET_P50_MS, TARGET_P99_MS = 3.0, 15.0
 class CheapJudge:
     """A model that costs next to nothing."""
 
-    def judge(self, pictures: Sequence[NDArray[np.uint8]], references: Sequence[Bank | Reference]) -> NDArray[np.float32]:
+    def judge(self, pictures: Sequence[NDArray[np.uint8]], references: Sequence[Bank | Reference]) -> Judgement:
         """Maps that pass."""
-        return np.zeros((len(pictures), 32, 32), np.float32)
+        none = np.zeros(len(pictures), np.float32)
+        return Judgement(np.zeros((len(pictures), 32, 32), np.float32), none, none, none)
 
 
 class TimedLedger(Ledger):

@@ -70,6 +70,7 @@ def identity(detector: Detector, dataset: Path, settings: Sequence[Setting]) -> 
         "dataset": str(dataset.resolve()),
         "preset": spec.name,
         "model": detector.fingerprint,
+        "score": [spec.score_share, spec.background],
         "linear_layers_sha256": detector.linear_layers_sha256,
         "calibration_rule": RULE,
         "device": str(detector.extractor.device),
@@ -129,15 +130,18 @@ class _Scores:
     """What one setting says of the test pictures seen so far."""
 
     def __init__(self) -> None:
+        self.scores: list[float] = []
         self.peaks: list[float] = []
         self.probabilities: list[float] = []
         self.pixels = PixelTally()
         self.ms: list[float] = []
 
     def add(self, judgement: Judgement, truths: Sequence[Truth | None], seconds: float) -> None:
-        self.peaks += judgement.maps.max(axis=(1, 2)).tolist()
+        published = judgement.published_maps
+        self.scores += judgement.scores.tolist()
+        self.peaks += published.max(axis=(1, 2)).tolist()
         self.probabilities += judgement.image_probabilities.tolist()
-        for own, true in zip(judgement.maps, truths, strict=True):
+        for own, true in zip(published, truths, strict=True):
             if true is not None:
                 self.pixels.add(own, true)
         self.ms.append(1e3 * seconds / len(judgement.maps))
@@ -164,7 +168,7 @@ def _measure(detector: Detector, category: Category, settings: Sequence[Setting]
         encoding_s = time.perf_counter() - begin
         for judge, found in zip(judges, scores, strict=True):
             begin = time.perf_counter()
-            judgement = detector.assess_features(features, [judge.reference] * len(samples))
+            judgement = detector.judge_features(features, [judge.reference] * len(samples))
             found.add(judgement, truths, encoding_s + time.perf_counter() - begin)
         advance(category.name, start + len(samples), total)
     runs = tuple(_run(judge, found, category) for judge, found in zip(judges, scores, strict=True))
@@ -176,7 +180,7 @@ def _measure(detector: Detector, category: Category, settings: Sequence[Setting]
 def _run(judge: _Judge, found: _Scores, category: Category) -> Run:
     defective = np.array([sample.defect is not None for sample in category.test])
     peaks, probabilities = np.array(found.peaks), np.array(found.probabilities)
-    scores = peaks + judge.image_weight * probabilities if judge.image_weight else peaks
+    scores = np.array(found.scores)
     text = judge.reference.text is not None
     return Run(
         setting=judge.setting,
@@ -236,7 +240,12 @@ def _calibrated(detector: Detector, judge: _Judge, shots: PatchFeatures | None) 
             calibration = calibrate(detector, shots, judge.reference)
         except ShotsError as error:
             return replace(judge, note=str(error))
-    return replace(judge, threshold=calibration.threshold, image_weight=calibration.image_weight)
+    return replace(
+        judge,
+        threshold=calibration.threshold,
+        image_weight=calibration.image_weight,
+        reference=calibration.apply(judge.reference),
+    )
 
 
 # pictures

@@ -121,7 +121,7 @@ def _worst(detector: Detector, measured: Measured, at: int) -> Figure | None:
         plot.set_axis_off()
     for row, (title, numbers) in enumerate(rows):
         pictures = [read_picture(measured.category.test[number].picture) for number in numbers]
-        maps = detector.assess(pictures, [measured.references[at]] * len(pictures)).maps
+        maps = detector.judge(pictures, [measured.references[at]] * len(pictures)).maps
         for column, (number, picture, own) in enumerate(zip(numbers, pictures, maps, strict=True)):
             above, below = axes[2 * row, column], axes[2 * row + 1, column]
             above.imshow(picture, cmap="gray", vmin=0, vmax=255)

@@ -34,7 +34,7 @@ class Setting:
 class Run:
     """One setting of one category.
 
-    drawn: names of the reference shots. scores: of each test picture: largest map value + image_weight x image probability.
+    drawn: names of the reference shots. scores: of each test picture, as the daemon judges.
     image: figures of those scores; published: of the published ones, where the mode knows text. pixel, pro: None where no
     test picture is good or has a mask. threshold: calibrated from the shots alone, and the rates at it; None where the shots
     give none (image_weight is then 0), and `note` says why. ms_per_picture: from pixels to the map, median over batches.

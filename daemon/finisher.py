@@ -44,9 +44,9 @@ class Finisher:
         """Finish what was handed over."""
         self._pool.shutdown(wait=True)
 
-    def judged(self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], inference_s: float) -> None:
-        """Hand over a map (S x S) of the ticket's region of interest, judged by `taught`."""
-        self._pool.submit(self._finish, ticket, taught, anomaly_map, inference_s)
+    def judged(self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], score: float, inference_s: float) -> None:
+        """Hand over map (S x S) and score of the ticket's region of interest, judged by `taught`."""
+        self._pool.submit(self._finish, ticket, taught, anomaly_map, score, inference_s)
 
     def unknown(self, ticket: Ticket, reason: Reason, detail: str | None, inference_s: float = 0.0) -> None:
         """End a ticket whose frame cannot be judged."""
@@ -54,9 +54,9 @@ class Finisher:
         entry = self._entry(ticket, "unknown", taken_s, inference_s, reason=reason, detail=detail)
         ticket.station.finish(ticket, entry)
 
-    def _finish(self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], inference_s: float) -> None:
+    def _finish(self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], score: float, inference_s: float) -> None:
         try:
-            entry = self._judge(ticket, taught, anomaly_map, inference_s)
+            entry = self._judge(ticket, taught, anomaly_map, score, inference_s)
         except Exception as error:
             log.exception("station %s: a frame could not be finished", ticket.station.name)
             self._on_error()
@@ -64,8 +64,7 @@ class Finisher:
         else:
             ticket.station.finish(ticket, entry)
 
-    def _judge(self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], inference_s: float) -> Entry:
-        score = float(anomaly_map.max())
+    def _judge(self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], score: float, inference_s: float) -> Entry:
         threshold = ticket.station.threshold_of(taught)
         pixel_threshold = ticket.station.recipe.threshold or taught.calibration.pixel_threshold
         if score <= threshold:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from daemon.finisher import Finisher
 from daemon.station import Station, Taught, Ticket, Untaught
 from model.bank import Bank
-from model.detector import Reference
+from model.detector import Judgement, Reference
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ T = TypeVar("T")
 class Judge(Protocol):
     """What the inspector asks of the model: `model.detector.Detector` is one."""
 
-    def judge(self, pictures: Sequence[Pixels], references: Sequence[Bank | Reference]) -> NDArray[np.float32]:
-        """Anomaly maps B x S x S of pictures H x W (x 3), each by its own reference."""
+    def judge(self, pictures: Sequence[Pixels], references: Sequence[Bank | Reference]) -> Judgement:
+        """Maps and scores of pictures H x W (x 3), each by its own reference."""
 
 
 class DeviceBrokenError(RuntimeError):
@@ -178,7 +178,7 @@ class Inspector:
         self._on_batch(len(part))
         started_s = time.monotonic()
         try:
-            maps = judge.judge([pixels for _, _, pixels in part], [taught.reference for _, taught, _ in part])
+            judged = judge.judge([pixels for _, _, pixels in part], [taught.reference for _, taught, _ in part])
         except torch.OutOfMemoryError as error:
             if len(part) == 1:
                 self._fail(part[0][0], error, started_s)
@@ -197,8 +197,8 @@ class Inspector:
                 self._halves(judge, part)  # one bad frame must not take the others' verdicts
         else:
             inference_s = time.monotonic() - started_s
-            for (ticket, taught, _), anomaly_map in zip(part, maps, strict=True):
-                self._finisher.judged(ticket, taught, anomaly_map, inference_s)
+            for (ticket, taught, _), anomaly_map, score in zip(part, judged.maps, judged.scores, strict=True):
+                self._finisher.judged(ticket, taught, anomaly_map, float(score), inference_s)
 
     def _halves(self, judge: Judge, part: list[tuple[Ticket, Taught, Pixels]]) -> None:
         middle = len(part) // 2

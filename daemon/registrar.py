@@ -38,6 +38,8 @@ Pixels = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
 ENCODE_AT_ONCE = 8
+Basis = dict[str, str | int | float | None]
+"""What a calibration depends on besides shots and model."""
 
 
 def pixel_hash(pixels: Pixels) -> str:
@@ -51,7 +53,7 @@ def pixel_hash(pixels: Pixels) -> str:
 class _Stored:
     """A calibration as the ledger keeps it, with what it depends on besides shots and model."""
 
-    basis: dict[str, str | int | None]
+    basis: Basis
     calibration: Calibration
 
 
@@ -144,7 +146,7 @@ class Registrar:
             progress(f"recipe {recipe.name}: putting {recipe.object!r} into words", 1, 1)
         if not shots:
             calibration = even_odds(len(self._detector.extractor.spec.layers))
-            return Taught(Reference(text=words, image_weight=calibration.image_weight), calibration)
+            return Taught(calibration.apply(Reference(text=words)), calibration)
         basis = self._basis(recipe, mode)
         return self._load(recipe, shots, basis, words) or self._build(recipe, shots, basis, words, progress)
 
@@ -153,16 +155,19 @@ class Registrar:
             return "few_shot"
         return "both" if any_shots else "zero_shot"
 
-    def _basis(self, recipe: RecipeConfig, mode: Mode) -> dict[str, str | int | None]:
-        """What a calibration depends on besides shots and model."""
-        basis: dict[str, str | int | None] = {"rule": RULE, "mode": mode}
+    def _basis(self, recipe: RecipeConfig, mode: Mode) -> Basis:
+        spec = self._detector.extractor.spec
+        basis: Basis = {
+            "rule": RULE,
+            "mode": mode,
+            "score_share": spec.score_share,
+            "background": spec.background,
+        }
         if mode != "few_shot":
             basis |= {"object": recipe.object, "linear_layers_sha256": self._detector.linear_layers_sha256}
         return basis
 
-    def _load(
-        self, recipe: RecipeConfig, shots: list[Shot], basis: dict[str, str | int | None], words: Tensor | None
-    ) -> Taught | None:
+    def _load(self, recipe: RecipeConfig, shots: list[Shot], basis: Basis, words: Tensor | None) -> Taught | None:
         names = tuple(shot.shot for shot in shots)
         manifest = BankManifest(self._detector.fingerprint, names, _box(recipe.region), self._bank_rows)
         folder = self._recipes / recipe.name / "banks" / manifest.hash[:16]
@@ -193,13 +198,13 @@ class Registrar:
                 log.warning("recipe %s: %s. It is built again from the shots", recipe.name, error)
                 shutil.rmtree(folder)
                 return None
-        return Taught(Reference(bank, words, stored.calibration.image_weight), stored.calibration)
+        return Taught(stored.calibration.apply(Reference(bank, words)), stored.calibration)
 
     def _build(
         self,
         recipe: RecipeConfig,
         shots: list[Shot],
-        basis: dict[str, str | int | None],
+        basis: Basis,
         words: Tensor | None,
         progress: Progress,
     ) -> Taught:
@@ -225,7 +230,7 @@ class Registrar:
         self._ledger.call(
             lambda connection: connection.execute("INSERT OR REPLACE INTO banks VALUES (?, ?, ?, ?)", row), durable=True
         ).result()
-        taught = Taught(Reference(bank, words, calibration.image_weight), calibration)
+        taught = Taught(calibration.apply(Reference(bank, words)), calibration)
         log.info(
             "recipe %s: %s, %d shots, threshold %.4f",
             recipe.name,

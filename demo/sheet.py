@@ -30,13 +30,16 @@ def _tile(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(picture, (TILE, TILE), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _row(part: Part, pixels: NDArray[np.uint8], anomaly_map: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+def _row(
+    part: Part, pixels: NDArray[np.uint8], anomaly_map: NDArray[np.float32], score: float, threshold: float
+) -> NDArray[np.uint8]:
     """Input, anomaly map (black to white at twice the threshold), mask outline; a caption below."""
     height, width = pixels.shape[:2]
-    score = float(anomaly_map.max())
     verdict = "pass" if score <= threshold else "FAIL"
     heat = np.clip(anomaly_map / (2 * threshold) * 255, 0, 255).astype(np.uint8)
-    mask, _ = find_regions(anomaly_map, width, height, threshold)
+    mask = np.zeros((height, width), np.uint8)
+    if score > threshold:
+        mask, _ = find_regions(anomaly_map, width, height, threshold)
     marked = _tile(pixels)
     outline = cv2.resize(mask.astype(np.uint8), (TILE, TILE), interpolation=cv2.INTER_NEAREST)
     contours, _hierarchy = cv2.findContours(outline, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -71,9 +74,10 @@ def main() -> None:
     rows, scores = [], []
     for part in sorted(line, key=lambda part: (part.defective, part.source.name)):
         pixels = read_picture(part.source)
-        anomaly_map = detector.judge([pixels], [taught.reference])[0]
-        scores.append((part.defective, float(anomaly_map.max())))
-        rows.append(_row(part, pixels, anomaly_map, threshold))
+        judged = detector.judge([pixels], [taught.reference])
+        score = float(judged.scores[0])
+        scores.append((part.defective, score))
+        rows.append(_row(part, pixels, judged.maps[0], score, threshold))
     rows += [np.zeros_like(rows[0])] * (-len(rows) % COLUMNS)
     sheet = np.vstack([np.hstack(rows[start : start + COLUMNS]) for start in range(0, len(rows), COLUMNS)])
     path = BUILD / "sheet.png"

@@ -1,9 +1,10 @@
 """The threshold, from reference shots alone: no defective part and no test set (what the paper needs, a line lacks)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from model.detector import Detector, Reference, score
+from model.detector import Detector, Reference
 from model.errors import ShotsError
 from model.features import PatchFeatures
 
@@ -21,6 +22,10 @@ Here even 1.05 costs more escapes than it saves good parts; it is kept as room f
 """
 
 
+BACKGROUND_ROOM = 3.0
+"""Of a map at most so many times the largest background of a shot that was left out is taken off: light and focus that
+differ from the shots' lift the whole map, and so does a part that is missing altogether, which must not be forgiven."""
+
 RULE = 2
 """Raised whenever the same shots would give another calibration, so that those made before are made again."""
 
@@ -29,9 +34,9 @@ RULE = 2
 class Calibration:
     """A threshold and what it came from. Data beside the bank: changing it rebuilds nothing.
 
-    threshold: a frame fails when its score is over it. pixel_threshold: a pixel is in the mask when its map is over it;
-        the same number, as the score is the map's largest value: a frame fails exactly when its mask is not empty.
-    image_weight: for `Reference.image_weight`; 0 without text.
+    threshold: a frame fails when its score is over it. pixel_threshold: a pixel is in the mask when its map is over it; the
+        same number, as the score is the map's largest value or the mean of its largest: what fails has a mask.
+    image_weight, background_limit: for `Reference`.
     shot_scores: of each shot against the bank without it. self_test: of each shot against the whole bank.
     """
 
@@ -42,6 +47,11 @@ class Calibration:
     provisional: bool
     advice: str
     image_weight: float = 0.0
+    background_limit: float = 0.0
+
+    def apply(self, reference: Reference) -> Reference:
+        """The reference that judges as calibrated."""
+        return replace(reference, image_weight=self.image_weight, background_limit=self.background_limit)
 
     @property
     def shots(self) -> int:
@@ -74,21 +84,23 @@ def calibrate(detector: Detector, features: PatchFeatures, reference: Reference)
     shots, bank = len(features), reference.bank
     if bank is not None and shots < 2:
         raise ShotsError(f"calibration: expected at least 2 shots, got {shots}. Register {ENOUGH_SHOTS - shots} more")
-    plain = replace(reference, image_weight=0.0)
+    spec = detector.extractor.spec
+    plain = replace(reference, image_weight=0.0, background_limit=math.inf)
     each = [features.select([number]) for number in range(shots)]
 
     def without(shot: int) -> Reference:
         return plain if bank is None else replace(plain, bank=bank.without(shot))
 
     # One at a time: each is nearly a whole bank.
-    peaks = [float(score(detector.maps(own, [without(shot)]))) for shot, own in enumerate(each)]
-    weight, shares = 0.0, [0.0] * shots
-    if reference.text is not None:
-        weight = image_weight_rule(peaks)
-        shares = [weight * float(chance) for chance in detector.image_probabilities(features, [plain] * shots)]
+    judged = [detector.judge_features(own, [without(shot)]) for shot, own in enumerate(each)]
+    peaks = [float(own.scores[0]) for own in judged]
+    weight = image_weight_rule(peaks) if reference.text is not None else 0.0
+    limit = BACKGROUND_ROOM * max(-float(own.shifts[0]) for own in judged) if spec.background is not None else 0.0
+    shares = [weight * float(own.image_probabilities[0]) if weight else 0.0 for own in judged]
     left_out = tuple(peak + share for peak, share in zip(peaks, shares, strict=True))
-    self_test = tuple(float(score(detector.maps(own, [plain]))) + share for own, share in zip(each, shares, strict=True))
     threshold = threshold_rule(left_out)
+    taught = replace(reference, image_weight=weight, background_limit=limit)
+    self_test = tuple(float(detector.judge_features(own, [taught]).scores[0]) for own in each)
     # Written so that NaN fails it.
     if not all(value < threshold for value in self_test):
         raise ShotsError(
@@ -101,7 +113,7 @@ def calibrate(detector: Detector, features: PatchFeatures, reference: Reference)
         if provisional
         else f"{shots} shots: the threshold stands"
     )
-    return Calibration(threshold, threshold, left_out, self_test, provisional, advice, weight)
+    return Calibration(threshold, threshold, left_out, self_test, provisional, advice, weight, limit)
 
 
 def even_odds(layers: int) -> Calibration:

@@ -16,6 +16,7 @@ from model.bank import Bank, build_bank, search
 from model.coreset import CORESET_ROWS
 from model.errors import BankError, ModelError
 from model.features import FeatureExtractor, JointFeatures, PatchFeatures, TextEncoder
+from model.scoring import background, score
 from model.texts import Texts
 
 Mode = Literal["zero_shot", "few_shot", "both"]
@@ -26,12 +27,14 @@ class Reference:
     """What one picture is judged by: a bank (few-shot), text vectors (zero-shot, 2 x D, see `text_features`), or both.
 
     `Detector.reference` makes one by mode and object name.
-    image_weight: what the image probability adds to every pixel of the map (see `model.calibration`); 0 without text.
+    image_weight: what the image probability adds to every pixel of the map; 0 without text. background_limit: the most of a
+    map's own background that is taken off it, for a spec with `background`. Both come from `model.calibration`.
     """
 
     bank: Bank | None = None
     text: Tensor | None = None
     image_weight: float = 0.0
+    background_limit: float = 0.0
 
     def __post_init__(self) -> None:
         if self.bank is None and self.text is None:
@@ -42,14 +45,22 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """Of B pictures, in the host's memory.
+    """Of B pictures, in the host's memory, float32.
 
-    maps: B x S x S, float32, without the image probability's share.
-    image_probabilities: B, float32, that the picture as a whole is abnormal, by text; NaN for a picture without text vectors.
+    maps: B x S x S. scores: B. image_probabilities: B, that the picture as a whole is abnormal, by text; NaN for a picture
+    without text vectors. shifts: B, what was added to every pixel of a map so that one threshold serves score and mask: the
+    image probability's share, less the background. `maps` less `shifts` are the published maps.
     """
 
     maps: NDArray[np.float32]
+    scores: NDArray[np.float32]
     image_probabilities: NDArray[np.float32]
+    shifts: NDArray[np.float32]
+
+    @property
+    def published_maps(self) -> NDArray[np.float32]:
+        """B x S x S: sums over the layers, 0 and more."""
+        return self.maps - self.shifts[:, None, None]
 
 
 class Detector:
@@ -137,37 +148,34 @@ class Detector:
             probabilities[numbers] = logits.softmax(1)[:, 1]
         return probabilities
 
-    def assess(self, pictures: Sequence[NDArray[np.uint8]], references: Sequence[Bank | Reference]) -> Judgement:
-        """Maps and image probabilities of pictures, each by its own reference, from one pass of the encoder.
+    def judge(self, pictures: Sequence[NDArray[np.uint8]], references: Sequence[Bank | Reference]) -> Judgement:
+        """Maps and scores of pictures, each by its own reference, from one pass of the encoder.
 
         Raises ModelError when one is not finite: such a score is "not over the threshold", a pass nobody judged.
         """
-        return self.assess_features(self.encode(pictures), references)
+        return self.judge_features(self.encode(pictures), references)
 
-    def assess_features(self, features: PatchFeatures, references: Sequence[Bank | Reference]) -> Judgement:
-        """`assess` of pictures that are encoded, so that they can be judged by several references."""
-        maps: NDArray[np.float32] = self.maps(features, references).cpu().numpy()
-        probabilities: NDArray[np.float32] = self.image_probabilities(features, references).cpu().numpy()
-        told = np.array([isinstance(reference, Reference) and reference.text is not None for reference in references])
-        broken = np.flatnonzero(~np.isfinite(maps.max(axis=(1, 2))) | (told & ~np.isfinite(probabilities)))
-        if broken.size:
+    @torch.inference_mode()
+    def judge_features(self, features: PatchFeatures, references: Sequence[Bank | Reference]) -> Judgement:
+        """`judge` of pictures that are encoded, so that they can be judged by several references."""
+        given, spec = self._references(features, references), self.extractor.spec
+        maps, chances = self.maps(features, given), self.image_probabilities(features, given)
+        weights = maps.new_tensor([reference.image_weight for reference in given])
+        # Probabilities are NaN where there is no text, and no weight either.
+        shifts = torch.where(weights > 0, weights * chances, 0)
+        if spec.background is not None:
+            limits = maps.new_tensor([reference.background_limit for reference in given])
+            shifts -= torch.minimum(background(maps, spec.background), limits)
+        maps += shifts[:, None, None]
+        scores = score(maps, spec.score_share)
+        told = torch.tensor([reference.text is not None for reference in given], device=maps.device)
+        broken = torch.where(~maps.isfinite().flatten(1).all(1) | (told & ~chances.isfinite()))[0]
+        if len(broken):
             raise ModelError(
-                f"model {self.extractor.spec.name}: expected finite anomaly maps, got NaN or infinity for pictures "
+                f"model {spec.name}: expected finite anomaly maps, got NaN or infinity for pictures "
                 f"{broken.tolist()} of {len(maps)}. Check the device's memory and the weights"
             )
-        return Judgement(maps, probabilities)
-
-    def judge(self, pictures: Sequence[NDArray[np.uint8]], references: Sequence[Bank | Reference]) -> NDArray[np.float32]:
-        """The maps of `assess` that a line judges by: B x S x S, float32, in the host's memory.
-
-        To every pixel is added its picture's image probability, times the reference's `image_weight`: one threshold then
-        serves score and mask.
-        """
-        judged = self.assess(pictures, references)
-        weights = np.array([given.image_weight if isinstance(given, Reference) else 0.0 for given in references], np.float32)
-        # Probabilities are NaN where there is no text, and no weight either.
-        shares = np.where(weights > 0, judged.image_probabilities * weights, np.float32(0))
-        return judged.maps + shares[:, None, None] if weights.any() else judged.maps
+        return Judgement(*(tensor.cpu().numpy() for tensor in (maps, scores, chances, shifts)))
 
     def _few_shot(self, features: PatchFeatures, bank: Bank) -> Tensor:
         """Per layer the least `1 - cosine` to the bank, bilinear with aligned corners to S x S, summed."""
@@ -224,8 +232,3 @@ def text_map(tokens: Tensor, texts: Tensor, grid: tuple[int, int], size: int) ->
     """
     logits = (100 * (texts @ tokens.mT)).view(-1, 2, *grid)
     return F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=True).softmax(1)
-
-
-def score(maps: Tensor) -> Tensor:
-    """The image score: the largest value of each map. B x S x S to B."""
-    return maps.flatten(1).amax(1)

@@ -23,6 +23,12 @@ class ModelSpec:
     mean, std: per RGB channel, of pixels in [0, 1].
     neighbourhood: side of the window over which patch features are averaged (PatchCore, arXiv 2106.08265, section 3.1);
         odd, 1 = none. The zero-shot half never averages, as published.
+    joined: timm only: the layers' weights, when their features become one: each layer's, resampled to the first one's grid,
+        is as long as the root of its share, so that a cosine of the whole is the weighted mean of the layers' own (PatchCore,
+        section 3.1, joins them unweighted). None: one bank and one map for each layer, summed, as APRIL-GAN.
+    score_share: the score is the mean of so large a share (0 to 0.5) of the map's values, its largest; 0: the largest alone.
+    background: the quantile (0 to 1) of each map that counts as its background and is taken off it, up to a limit (see
+        `model.calibration`). None: nothing is, as published.
     activation: open_clip only, and always stated there, whatever its own config says: APRIL-GAN's published layers were
         trained on OpenAI's weights under plain `gelu`, although those were trained with `quick_gelu`.
     linear_layers: open_clip only: file of the trained layers of the zero-shot half, the authors' .pth or ours
@@ -42,6 +48,9 @@ class ModelSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     neighbourhood: int
+    joined: tuple[float, ...] | None = None
+    score_share: float = 0.0
+    background: float | None = None
     weights_sha256: str | None = None
     activation: Literal["gelu", "quick_gelu"] | None = None
     linear_layers: str | None = None
@@ -59,6 +68,9 @@ class ModelSpec:
             (len(self.std) == 3 and min(self.std) > 0, "std", "three numbers above 0"),
             (self.neighbourhood >= 1 and self.neighbourhood % 2 == 1, "neighbourhood", "an odd number, 1 for none"),
             ((self.activation is not None) == clip, "activation", "gelu or quick_gelu for open_clip, absent for timm"),
+            (self._joins(), "joined", "one number above 0 for each of two or more layers, or absent; absent for open_clip"),
+            (0 <= self.score_share <= 0.5, "score_share", "0 to 0.5"),
+            (self.background is None or 0 < self.background < 1, "background", "between 0 and 1, or absent"),
             (self.linear_layers is None or clip, "linear_layers", "absent for timm, which knows no text"),
             (
                 self.linear_layers_sha256 is None or self.linear_layers is not None,
@@ -72,8 +84,13 @@ class ModelSpec:
             if not fits:
                 raise ValueError(f"model {self.name}: {key} must be {want}, got {getattr(self, key)}. Mend the preset")
 
+    def _joins(self) -> bool:
+        if self.joined is None:
+            return True
+        return self.family == "timm" and len(self.joined) == len(self.layers) > 1 and min(self.joined) > 0
+
     def fingerprint(self, weights_sha256: str) -> dict[str, Any]:
-        """Everything that shapes patch features, as plain JSON values.
+        """Everything that shapes patch features, as plain JSON values. How maps become scores is the calibration's.
 
         Neither the name nor the place of the weights does, nor do linear layers: banks hold tokens from before them.
         """
@@ -87,6 +104,7 @@ class ModelSpec:
             "mean": list(self.mean),
             "std": list(self.std),
             "neighbourhood": self.neighbourhood,
+            "joined": None if self.joined is None else list(self.joined),
             "activation": self.activation,
             "precision": self.precision,
         }

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.detector import Judgement
+
 SIZE = 256
 
 
@@ -33,3 +35,9 @@ def write_parts(folder: Path, seeds: range, *, scratched: bool = False, start: i
         assert cv2.imwrite(str(path), draw_part(seed, scratched=scratched))
         paths.append(path)
     return paths
+
+
+def judgement(maps: NDArray[np.float32]) -> Judgement:
+    """What a detector says that gives these maps, by shots alone."""
+    none = np.full(len(maps), np.nan, np.float32)
+    return Judgement(maps, maps.max(axis=(1, 2)), none, np.zeros(len(maps), np.float32))

@@ -12,9 +12,10 @@ from pydantic import TypeAdapter
 
 from model.bank import Bank, build_bank
 from model.calibration import ENOUGH_SHOTS, FACTOR, Calibration, calibrate, even_odds, threshold_rule
-from model.detector import Detector, Reference, score
+from model.detector import Detector, Reference
 from model.errors import ModelError, ShotsError
 from model.features import PatchFeatures, create_extractor
+from model.scoring import score
 from model.spec import ModelSpec
 from tests.tiny_clip import clip_state, linear_state, tiny_spec
 
@@ -126,8 +127,8 @@ def test_with_text_the_image_probability_weighs_what_good_parts_peaks_do(clip: D
     peaks, scores = [], []
     for number, shot in enumerate(shots):
         alone = replace(reference, bank=bank.without(number))
-        peaks.append(float(clip.judge([shot], [alone]).max()))
-        scores.append(float(clip.judge([shot], [replace(alone, image_weight=calibration.image_weight)]).max()))
+        peaks.append(float(clip.judge([shot], [alone]).scores[0]))
+        scores.append(float(clip.judge([shot], [replace(alone, image_weight=calibration.image_weight)]).scores[0]))
     assert calibration.image_weight == pytest.approx(max(peaks), abs=1e-5)
     assert calibration.shot_scores == pytest.approx(scores, abs=1e-5)
     assert min(np.subtract(scores, peaks)) > 0
@@ -136,18 +137,18 @@ def test_with_text_the_image_probability_weighs_what_good_parts_peaks_do(clip: D
 
 def test_image_weight_ranks_pictures_as_the_published_score_does(clip: Detector) -> None:
     pictures, reference = [noise(n) for n in range(10, 18)], clip.reference("zero_shot", object_name="bottle")
-    told = clip.assess(pictures, [reference] * len(pictures))
+    told = clip.judge(pictures, [reference] * len(pictures))
     peaks, chances = told.maps.max((1, 2)), told.image_probabilities
     published = (chances + (peaks - peaks.min()) / (peaks.max() - peaks.min())) / 2
     weighted = replace(reference, image_weight=float(peaks.max() - peaks.min()))
-    ours = clip.judge(pictures, [weighted] * len(pictures)).max((1, 2))
+    ours = clip.judge(pictures, [weighted] * len(pictures)).scores
     assert np.argsort(ours).tolist() == np.argsort(published).tolist()
 
 
 def test_zero_shot_is_calibrated_by_one_shot_and_judges_without_any(clip: Detector) -> None:
     reference = clip.reference("zero_shot", object_name="bottle")
     one = calibrate(clip, clip.encode([noise(0)]), reference)
-    told = clip.assess([noise(0)], [reference])
+    told = clip.judge([noise(0)], [reference])
     peak, chance = float(told.maps.max()), float(told.image_probabilities[0])
     assert one.threshold == pytest.approx((peak + peak * chance) * FACTOR, abs=1e-5)
     assert one.provisional

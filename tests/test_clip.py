@@ -175,8 +175,8 @@ def test_a_bank_in_low_precision_gives_nearly_the_same_maps(spec: ModelSpec, tmp
         loaded = load_bank(tmp_path / bank.name, detector.fingerprint)
         assert loaded.layers[0].dtype == bank.layers[0].dtype
         # A shot is as near to its own rows as float32 can tell.
-        assert detector.judge(shots[:1], [loaded]).max() < 1e-5
-        maps.append(detector.judge([part], [loaded]))
+        assert detector.judge(shots[:1], [loaded]).maps.max() < 1e-5
+        maps.append(detector.judge([part], [loaded]).maps)
     np.testing.assert_allclose(maps[1], maps[0], atol=0.05 * maps[0].max())
 
 
@@ -209,7 +209,7 @@ def test_a_resnet_of_the_rn50_family_runs_at_another_size(spec: ModelSpec, tmp_p
     torch.testing.assert_close(features.layers[3], F.normalize(want.flatten(2).mT, dim=-1), atol=1e-5, rtol=0)
     torch.testing.assert_close(features.joint.image, image, atol=1e-5, rtol=0)
     larger = Detector(create_extractor(replace(small, image_size=128)))
-    judged = larger.assess([picture(90, 70)], [larger.reference("zero_shot", object_name="bottle")])
+    judged = larger.judge([picture(90, 70)], [larger.reference("zero_shot", object_name="bottle")])
     assert judged.maps.shape == (1, 128, 128)
     assert larger.encode([picture(90, 70)]).grids == ((32, 32), (16, 16), (8, 8), (4, 4))
     low = create_extractor(replace(small, precision="bf16")).extract([picture(64, 64, 3)])
@@ -346,7 +346,7 @@ def test_zero_shot_is_refused_where_there_is_no_text_or_no_linear_layers(spec: M
         with pytest.raises(ModelError, match="Choose a CLIP preset"):
             detector.judge([picture(50, 50)], [Reference(text=torch.zeros(2, 24))])
         bank = detector.build([picture(50, 50)], ["a"])
-        assert detector.judge([picture(50, 50)], [detector.reference("few_shot", bank=bank)]).max() < 1e-4
+        assert detector.judge([picture(50, 50)], [detector.reference("few_shot", bank=bank)]).maps.max() < 1e-4
 
 
 def test_a_reference_holds_what_its_mode_needs(spec: ModelSpec) -> None:

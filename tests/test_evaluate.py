@@ -152,7 +152,7 @@ def test_figures_are_of_the_scores_that_the_daemons_path_gives(tmp_path: Path, d
 
     bank = detector.build([read_picture(tmp_path / "disc" / name) for name in run["drawn"]], run["drawn"])
     pictures = [read_picture(tmp_path / "disc" / name) for name in found["pictures"]]
-    scores = detector.judge(pictures, [bank] * len(pictures)).max(axis=(1, 2))
+    scores = detector.judge(pictures, [bank] * len(pictures)).scores
     assert run["scores"] == pytest.approx(scores.tolist(), abs=1e-5)
     features = detector.encode([read_picture(tmp_path / "disc" / name) for name in run["drawn"]])
     assert run["threshold"] == pytest.approx(calibrate(detector, features, Reference(bank)).threshold, abs=1e-5)
@@ -233,7 +233,7 @@ def test_both_halves_are_judged_and_scored_as_published_too(tmp_path: Path, apri
     root = tmp_path / "data/disc"
     bank = own.build([read_picture(root / name) for name in both["drawn"]], both["drawn"])
     pictures = [read_picture(root / name) for name in found["pictures"]]
-    judged = own.assess(pictures, [own.reference("both", bank=bank, object_name="disc")] * len(pictures))
+    judged = own.judge(pictures, [own.reference("both", bank=bank, object_name="disc")] * len(pictures))
     peaks = judged.maps.max(axis=(1, 2))
     defective = np.array([defect is not None for defect in found["defects"]])
     want = judged.image_probabilities + (peaks - peaks.min()) / (peaks.max() - peaks.min())

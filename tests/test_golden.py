@@ -75,11 +75,11 @@ def test_maps_and_image_probability_of_each_picture_alone(
 ) -> None:
     picture = golden[f"test{test}/image"]
     zero, few = golden[f"test{test}/{name}/zero_shot_map"], golden[f"test{test}/few_shot_map"]
-    told = detector.assess([picture], [detector.reference("zero_shot", object_name=name)])
+    told = detector.judge([picture], [detector.reference("zero_shot", object_name=name)])
     np.testing.assert_allclose(told.maps[0], zero, atol=1e-5, rtol=0)
     assert told.image_probabilities[0] == pytest.approx(float(golden[f"test{test}/{name}/image_probability"]), abs=1e-4)
-    np.testing.assert_allclose(detector.judge([picture], [bank])[0], few, atol=1e-5, rtol=0)
-    both = detector.assess([picture], [detector.reference("both", bank=bank, object_name=name)])
+    np.testing.assert_allclose(detector.judge([picture], [bank]).maps[0], few, atol=1e-5, rtol=0)
+    both = detector.judge([picture], [detector.reference("both", bank=bank, object_name=name)])
     np.testing.assert_allclose(both.maps[0], zero + few, atol=1e-5, rtol=0)
     assert both.image_probabilities[0] == told.image_probabilities[0]
 
@@ -101,8 +101,8 @@ def test_different_objects_modes_and_banks_in_one_batch(detector: Detector, bank
             chances += [chance, chance]
         pictures += [picture, picture]
         references += [detector.reference("few_shot", bank=bank), Reference(alone)]
-        expected += [few, detector.judge([picture], [alone])[0]]
+        expected += [few, detector.judge([picture], [alone]).maps[0]]
         chances += [np.nan, np.nan]
-    together = detector.assess(pictures, references)
+    together = detector.judge(pictures, references)
     np.testing.assert_allclose(together.maps, np.stack(expected), atol=1e-5, rtol=0)
     np.testing.assert_allclose(together.image_probabilities, np.stack(chances), atol=1e-4, rtol=0)

@@ -24,10 +24,9 @@ from daemon.inspector import Inspector
 from daemon.ledger import Ledger
 from daemon.station import Station, Taught, Untaught
 from model.bank import Bank
-from model.detector import Reference
+from model.detector import Judgement, Reference
 from tests.broker import wait_for
-
-Maps = NDArray[np.float32]
+from tests.parts import judgement
 
 
 class PixelJudge:
@@ -37,10 +36,10 @@ class PixelJudge:
         self.before = before
         self.batches: list[list[int]] = []
 
-    def judge(self, pictures: Sequence[NDArray[np.uint8]], references: Sequence[Bank | Reference]) -> Maps:
+    def judge(self, pictures: Sequence[NDArray[np.uint8]], references: Sequence[Bank | Reference]) -> Judgement:
         self.batches.append([int(picture[0, 0]) for picture in pictures])
         self.before(pictures)
-        return np.stack([np.full((8, 8), picture[0, 0] / 255, np.float32) for picture in pictures])
+        return judgement(np.stack([np.full((8, 8), picture[0, 0] / 255, np.float32) for picture in pictures]))
 
 
 class Floor:

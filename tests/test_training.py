@@ -193,7 +193,7 @@ def pixel_auroc(preset: Path, folder: Path, masks: Path) -> float:
     pictures = [read_picture(path) for path in sorted(folder.iterdir())]
     labels = [cv2.resize(read_picture(path), (112, 112), interpolation=cv2.INTER_NEAREST) > 0 for path in sorted(masks.iterdir())]
     reference = detector.reference("zero_shot", object_name="disc")
-    maps = detector.judge(pictures, [reference] * len(pictures))
+    maps = detector.judge(pictures, [reference] * len(pictures)).maps
     assert np.isfinite(maps).all()
     return float(roc_auc_score(np.stack(labels).ravel(), maps.ravel()))
 
