@@ -26,8 +26,8 @@ BANK_FORMAT = 1
 TENSORS_FILE = "bank.safetensors"
 MANIFEST_FILE = "manifest.json"
 
-_CPU_SIDE = 1024
-"""Queries and rows of a block on a CPU: 4 MiB of cosines stay in the cache (1024 x 12288: 7.4 ms, in one 27.9)."""
+_CPU_HIGH, _CPU_WIDE = 1024, 512
+"""Queries and rows of a block on a CPU: 2 MiB of cosines stay in the cache (1024 x 12288 x 40: a fifth less than 1024 x 1024)."""
 
 
 @dataclass(frozen=True)
@@ -197,12 +197,17 @@ def nearest(queries: Tensor, rows: Tensor, budget_bytes: int = 64 * 2**20) -> Te
     """
     flat = queries.flatten(0, 1)
     cells = max(budget_bytes // 4, 1)
-    high = min(_CPU_SIDE if flat.device.type == "cpu" else 8192, cells, max(len(flat), 1))
-    wide = min(_CPU_SIDE, cells // high) if flat.device.type == "cpu" else cells // high
+    on_cpu = flat.device.type == "cpu"
+    high = min(_CPU_HIGH if on_cpu else 8192, cells, max(len(flat), 1))
+    wide = min(_CPU_WIDE if on_cpu else len(rows), cells // high, len(rows))
     best = torch.full((len(flat),), -torch.inf, device=flat.device)
+    # One block's memory for all: fresh memory is touched for the first time again and again.
+    block = torch.empty(high * wide, dtype=flat.dtype, device=flat.device)
     for query_block, best_block in zip(torch.split(flat, high), torch.split(best, high), strict=True):
         for row_block in torch.split(rows, wide):
-            torch.maximum(best_block, (query_block @ row_block.T).amax(1), out=best_block)
+            cosines = block[: len(query_block) * len(row_block)].view(len(query_block), len(row_block))
+            torch.mm(query_block, row_block.T, out=cosines)
+            torch.maximum(best_block, cosines.amax(1), out=best_block)
     # Rounding can push the cosine of two equal rows over 1.
     return (1 - best).clamp_(min=0).view(queries.shape[:2])
 
