@@ -15,7 +15,8 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from model.errors import ModelError, WeightsError
-from model.features import FeatureExtractor, create_extractor, to_square
+from model.features import FeatureExtractor, to_square
+from model.features import create_extractor as create_any
 from model.spec import ModelSpec
 from model.weights import load_weights, read_state, rename_lite
 
@@ -34,6 +35,11 @@ def spec() -> ModelSpec:
 @pytest.fixture(scope="module")
 def extractor(spec: ModelSpec) -> FeatureExtractor:
     return create_extractor(spec)
+
+
+def create_extractor(spec: ModelSpec) -> FeatureExtractor:
+    # The reference; what OpenVINO makes of it is compared with this in test_openvino.py.
+    return create_any(spec, runtime="torch")
 
 
 def picture(height: int, width: int, *channels: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ RECIPE = RecipeConfig(name="disc", object="disc")
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector(create_extractor(load_preset("efficientnet-lite0", Path())))
+    return Detector(create_extractor(load_preset("efficientnet-lite0", Path()), runtime="torch"))
 
 
 @pytest.fixture
