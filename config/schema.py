@@ -76,6 +76,7 @@ class InferenceConfig(Section):
 
     preset: str = "efficientnet-lite0"
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    runtime: Literal["auto", "torch", "openvino"] = "auto"
     max_batch: int = Field(default=8, ge=1, le=256)
     max_wait_ms: float = Field(default=0.0, ge=0, le=1_000)
     threads: int | None = Field(default=None, ge=1, le=256)

@@ -143,8 +143,8 @@ class Service:
 
     def _load(self, spec: ModelSpec) -> Detector:
         self._progress(f"loading model {spec.name}", 0, 1)
-        extractor = create_extractor(spec, self.config.inference.device, self.config.inference.threads)
-        detector = Detector(extractor, self.config.store.path / "texts")
+        inference, cache = self.config.inference, self.config.store.path / "cache"
+        detector = Detector(create_extractor(spec, inference.device, inference.threads, cache, inference.runtime), cache)
         self._progress(f"loading model {spec.name}", 1, 1)
         return detector
 

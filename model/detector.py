@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.bank import Bank, build_bank, search
+from model.bank import Bank, build_bank, nearest
 from model.coreset import CORESET_ROWS
 from model.errors import BankError, ModelError
 from model.features import FeatureExtractor, JointFeatures, PatchFeatures, TextEncoder
@@ -183,7 +183,7 @@ class Detector:
         size = self.extractor.spec.image_size
         total = torch.zeros((len(features), 1, size, size), device=features.layers[0].device)
         for queries, rows, grid in zip(features.layers, bank.layers, features.grids, strict=True):
-            distances = search(queries, rows).view(-1, 1, *grid)
+            distances = nearest(queries, rows).view(-1, 1, *grid)
             total += F.interpolate(distances, size=(size, size), mode="bilinear", align_corners=True)
         return total[:, 0]
 

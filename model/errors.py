@@ -1,10 +1,11 @@
 """The errors of the library. Each message names the thing, what was expected, what was got, and the mend.
 
 ModelError
-├── WeightsError   weights that cannot be read or do not fit: mend the model preset or the file
-├── BankError      a bank that is corrupt or made by another model: build it again from its shots
-├── ShotsError     too few or unsuitable reference shots: register others
-├── DatasetError   a data set in another layout or with files missing: mend its folders
+├── WeightsError     weights that cannot be read or do not fit: mend the model preset or the file
+├── ConversionError  a backbone that another runtime than torch cannot run: use torch
+├── BankError        a bank that is corrupt or made by another model: build it again from its shots
+├── ShotsError       too few or unsuitable reference shots: register others
+├── DatasetError     a data set in another layout or with files missing: mend its folders
 └── CheckpointError  a training cut off with other settings, or damaged: go on with those, or remove its file
 """
 
@@ -15,6 +16,10 @@ class ModelError(Exception):
 
 class WeightsError(ModelError):
     """Weights that cannot be read or do not fit the backbone."""
+
+
+class ConversionError(ModelError):
+    """A backbone that cannot be converted to another runtime, or gives other features there."""
 
 
 class BankError(ModelError):

@@ -3,9 +3,11 @@
 import copy
 import difflib
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import timm
@@ -15,9 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from model.errors import ModelError
+from model.errors import ConversionError, ModelError
 from model.spec import ModelSpec
 from model.weights import load_into, load_weights
+
+log = logging.getLogger(__name__)
+
+Runtime = Literal["auto", "torch", "openvino"]
 
 CPU_CHUNK = 4
 """Pictures per pass on a CPU: 8 leave the cache (Lite0 at 256 px: 12.8 ms each against 9.9 with 4)."""
@@ -161,9 +167,7 @@ class LocalExtractor:
         self._spec = spec
         self._device = torch.device(device)
         self._weights_sha256 = weights_sha256
-        # Normalising bytes in one multiply and add: (x / 255 - mean) / std.
-        mean, std = (torch.tensor(values, device=self._device).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
-        self._scale, self._shift = 1 / (255 * std), -mean / std
+        self._scale, self._shift = (part.to(self._device) for part in _normalisation(spec))
 
     @property
     def spec(self) -> ModelSpec:
@@ -189,6 +193,7 @@ class LocalExtractor:
 class TimmExtractor(LocalExtractor):
     """A timm backbone with local weights, frozen, in float32. Safe to use from several threads.
 
+    encoder: the network as a whole, bytes in and normalised patch features out: what other runtimes convert.
     Raises WeightsError for weights that do not fit, ModelError for a backbone or layer that timm does not have.
     """
 
@@ -207,20 +212,38 @@ class TimmExtractor(LocalExtractor):
                 f"model {spec.name}: layers {spec.layers}: {spec.backbone} has no such level. Choose lower ones"
             ) from error
         network.eval().requires_grad_(False)
-        self._network = _fold_norms(network, spec).to(self._device, memory_format=torch.channels_last)
+        network = _fold_norms(network, spec).to(self._device, memory_format=torch.channels_last)
+        self.encoder = TimmEncoder(network, spec).eval().to(self._device)
 
     @torch.inference_mode()
     def extract(self, pictures: Sequence[NDArray[np.uint8]]) -> PatchFeatures:
-        squares = to_square(pictures, self._spec.image_size)
-        passes = [self._encode(chunk) for chunk in self._chunks(squares)]
-        grids = tuple((int(layer.shape[2]), int(layer.shape[3])) for layer in passes[0])
+        squares = to_square(pictures, self._spec.image_size).permute(0, 2, 3, 1)
+        passes = [self.encoder(chunk.to(self._device)) for chunk in self._chunks(squares)]
+        grids = tuple((int(layer.shape[1]), int(layer.shape[2])) for layer in passes[0])
         layers = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*passes, strict=True))
-        # B x C x h x w to B x N x C.
-        return PatchFeatures(tuple(F.normalize(layer.flatten(2).mT, dim=-1).contiguous() for layer in layers), grids)
+        return PatchFeatures(tuple(layer.flatten(1, 2).contiguous() for layer in layers), grids)
 
-    def _encode(self, squares: Tensor) -> list[Tensor]:
-        taps = _tap(self._network, self._normalised(squares), self._spec)
-        return [average(layer, self._spec.neighbourhood) for layer in taps]
+
+class TimmEncoder(nn.Module):
+    """Bytes B x S x S x 3 to each tapped layer's features, B x h x w x C, float32, averaged and L2-normalised."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        self.network = network
+        self._spec = spec
+        scale, shift = _normalisation(spec)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, squares: Tensor) -> tuple[Tensor, ...]:
+        x = squares.permute(0, 3, 1, 2).float().mul_(self.scale).add_(self.shift)
+        layers = [average(layer, self._spec.neighbourhood) for layer in _tap(self.network, x, self._spec)]
+        if self._spec.joined is not None:
+            return (join_layers(layers, self._spec.joined).permute(0, 2, 3, 1),)
+        return tuple(F.normalize(layer.permute(0, 2, 3, 1), dim=-1) for layer in layers)
 
 
 def average(layer: Tensor, side: int) -> Tensor:
@@ -230,12 +253,43 @@ def average(layer: Tensor, side: int) -> Tensor:
     return F.avg_pool2d(layer, side, stride=1, padding=side // 2, count_include_pad=False)
 
 
-def create_extractor(spec: ModelSpec, device: str | torch.device = "cpu", threads: int | None = None) -> FeatureExtractor:
-    """The extractor for a spec's family. threads: torch's CPU threads, for the whole process; None: as is."""
+def join_layers(layers: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """One L2-normalised feature for each patch of the first layer's grid: B x C x h x w each, to B x (sum of C) x h x w.
+
+    See `ModelSpec.joined`. Others are resampled bilinear to the first one's grid.
+    """
+    grid, total = layers[0].shape[2:], sum(weights)
+    parts = []
+    for layer, weight in zip(layers, weights, strict=True):
+        same = layer if layer.shape[2:] == grid else F.interpolate(layer, size=grid, mode="bilinear", align_corners=False)
+        parts.append(F.normalize(same, dim=1) * (weight / total) ** 0.5)
+    return torch.cat(parts, dim=1)
+
+
+def create_extractor(
+    spec: ModelSpec,
+    device: str | torch.device = "cpu",
+    threads: int | None = None,
+    cache: Path | None = None,
+    runtime: Runtime = "auto",
+) -> FeatureExtractor:
+    """The extractor for a spec's family and device.
+
+    threads: CPU threads, torch's for the whole process; None: as is. cache: folder that keeps converted encoders from one
+    start to the next; None: convert each time. runtime: `auto` is OpenVINO for timm on a CPU, with a warning in the log
+    where it cannot run the backbone, and torch for all else.
+    Raises ModelError (ConversionError among them) where the runtime asked for cannot run this model on this device.
+    """
     kind = torch.device(device)
     if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise ModelError(f"device {device}: expected that CUDA device, got {found} of them. Check driver and GPU, or use cpu")
+    fits = spec.family == "timm" and kind.type == "cpu"
+    if runtime == "openvino" and not fits:
+        raise ModelError(
+            f"model {spec.name}: runtime openvino: expected a timm model on device cpu, got {spec.family} on {device}. "
+            f"Choose runtime auto or torch"
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     if spec.family == "open_clip":
@@ -243,7 +297,22 @@ def create_extractor(spec: ModelSpec, device: str | torch.device = "cpu", thread
         from model.clip import ClipExtractor
 
         return ClipExtractor(spec, device)
+    if fits and runtime != "torch":
+        from model.openvino import OpenVinoExtractor
+
+        try:
+            return OpenVinoExtractor(spec, threads, cache)
+        except ConversionError as error:
+            if runtime == "openvino":
+                raise
+            log.warning("model %s: runs in torch, slower than OpenVINO would: %s", spec.name, error)
     return TimmExtractor(spec, device)
+
+
+def _normalisation(spec: ModelSpec) -> tuple[Tensor, Tensor]:
+    """Scale and shift, 1 x 3 x 1 x 1, that take bytes to what the network wants: (x / 255 - mean) / std at once."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    return 1 / (255 * std), -mean / std
 
 
 def _create_backbone(spec: ModelSpec) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own custom
 
-from model.bank import Bank, BankManifest, build_bank, load_bank, nearest, search
+from model.bank import Bank, BankManifest, build_bank, load_bank, nearest
 from model.coreset import coreset
 from model.errors import BankError, ModelError, ShotsError
 from model.features import DTYPES, PatchFeatures
@@ -46,15 +46,14 @@ def test_nearest_is_the_least_of_one_minus_cosine_whatever_the_blocks() -> None:
 
 def test_nearest_never_makes_a_block_over_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     largest = 0
-    plain = torch.Tensor.__matmul__
+    plain = torch.mm
 
-    def watched(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    def watched(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
         nonlocal largest
-        product = plain(left, right)
-        largest = max(largest, product.nbytes)
-        return product
+        largest = max(largest, out.untyped_storage().nbytes())
+        return plain(left, right, out=out)
 
-    monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+    monkeypatch.setattr(torch, "mm", watched)
     for budget in (64 * 2**20, 500_000, 40_000):
         largest = 0
         nearest(torch.ones((2, 3000, 2)), torch.ones((5000, 2)), budget_bytes=budget)
@@ -149,20 +148,14 @@ def test_search_in_low_precision_is_that_of_float32_over_the_same_rounded_vector
     low_rows, low_queries = rows.to(DTYPES[precision]), queries.to(DTYPES[precision])
     want = nearest(F.normalize(low_queries.float(), dim=-1), F.normalize(low_rows.float(), dim=-1))
     for budget in (64 * 2**20, 100_000):
-        got = search(low_queries, low_rows, budget_bytes=budget)
+        got = nearest(low_queries, low_rows, budget_bytes=budget)
         assert got.dtype == torch.float32
         torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
     # What the rounding itself costs, against vectors that were never rounded: an angle, so next to nothing at the near end.
     full = nearest(queries, rows)
     assert ((got - full).abs() <= 1e-5 + 2**-8 * full.sqrt()).all()
-    assert search(low_rows[None], low_rows).max() < 1e-6
-    assert search(torch.full((1, 1, channels), torch.nan).to(DTYPES[precision]), low_rows).isnan().all()
-
-
-def test_search_in_float32_is_nearest() -> None:
-    bank = bank_of(3)
-    queries = features_of(4).layers[0][3:]
-    assert torch.equal(search(queries, bank.layers[0]), nearest(queries, bank.layers[0]))
+    assert nearest(low_rows[None], low_rows).max() < 1e-6
+    assert nearest(torch.full((1, 1, channels), torch.nan).to(DTYPES[precision]), low_rows).isnan().all()
 
 
 @pytest.mark.parametrize(("precision", "other"), [("fp32", "bf16"), ("bf16", "fp32"), ("fp16", "bf16")])

@@ -25,7 +25,8 @@ class CornerExtractor:
 
     def __init__(self) -> None:
         preset = tomllib.loads(resources.files("config").joinpath("models/efficientnet-lite0.toml").read_text())
-        self.spec = TypeAdapter(ModelSpec).validate_python(preset)
+        plain: ModelSpec = TypeAdapter(ModelSpec).validate_python(preset)
+        self.spec = replace(plain, joined=None, score_share=0.0, background=None)
         self.weights_sha256 = "00"
         self.device = torch.device("cpu")
         self.calls = 0

@@ -21,7 +21,7 @@ from model.spec import ModelSpec
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     preset = tomllib.loads(resources.files("config").joinpath("models/efficientnet-lite0.toml").read_text())
-    return Detector(create_extractor(TypeAdapter(ModelSpec).validate_python(preset)))
+    return Detector(create_extractor(TypeAdapter(ModelSpec).validate_python(preset), runtime="torch"))
 
 
 def part(seed: int, pitch: int = 12) -> NDArray[np.uint8]:

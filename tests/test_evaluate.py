@@ -152,10 +152,11 @@ def test_figures_are_of_the_scores_that_the_daemons_path_gives(tmp_path: Path, d
 
     bank = detector.build([read_picture(tmp_path / "disc" / name) for name in run["drawn"]], run["drawn"])
     pictures = [read_picture(tmp_path / "disc" / name) for name in found["pictures"]]
-    scores = detector.judge(pictures, [bank] * len(pictures)).scores
-    assert run["scores"] == pytest.approx(scores.tolist(), abs=1e-5)
     features = detector.encode([read_picture(tmp_path / "disc" / name) for name in run["drawn"]])
-    assert run["threshold"] == pytest.approx(calibrate(detector, features, Reference(bank)).threshold, abs=1e-5)
+    calibration = calibrate(detector, features, Reference(bank))
+    scores = detector.judge(pictures, [calibration.apply(Reference(bank))] * len(pictures)).scores
+    assert run["scores"] == pytest.approx(scores.tolist(), abs=1e-5)
+    assert run["threshold"] == pytest.approx(calibration.threshold, abs=1e-5)
     defective = np.array([defect is not None for defect in found["defects"]])
     assert run["image"]["auroc"] == pytest.approx(roc_auc_score(defective, scores))
     assert run["rates"]["false_reject"] == np.mean(scores[~defective] > run["threshold"])

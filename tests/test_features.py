@@ -15,7 +15,8 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from model.errors import ModelError, WeightsError
-from model.features import FeatureExtractor, create_extractor, to_square
+from model.features import FeatureExtractor, TimmExtractor, to_square
+from model.features import create_extractor as create_any
 from model.spec import ModelSpec
 from model.weights import load_weights, read_state, rename_lite
 
@@ -28,12 +29,18 @@ def preset() -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def spec() -> ModelSpec:
-    return TypeAdapter(ModelSpec).validate_python(preset())
+    """The default preset with its layers apart."""
+    return replace(TypeAdapter(ModelSpec).validate_python(preset()), joined=None)
 
 
 @pytest.fixture(scope="module")
 def extractor(spec: ModelSpec) -> FeatureExtractor:
     return create_extractor(spec)
+
+
+def create_extractor(spec: ModelSpec) -> FeatureExtractor:
+    # The reference; what OpenVINO makes of it is compared with this in test_openvino.py.
+    return create_any(spec, runtime="torch")
 
 
 def picture(height: int, width: int, *channels: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -64,6 +71,7 @@ def test_fingerprint_changes_with_all_that_shapes_features_and_nothing_else(spec
         replace(spec, mean=(0.4, 0.5, 0.5)),
         replace(spec, std=(0.4, 0.5, 0.5)),
         replace(spec, neighbourhood=1),
+        replace(spec, joined=(2.0, 1.0)),
     )
     assert all(other.fingerprint("ab") != base for other in shaping)
     assert spec.fingerprint("cd") != base
@@ -205,6 +213,30 @@ def test_views_and_read_only_pictures_are_taken(extractor: FeatureExtractor) -> 
     cut = whole[10:150:2, ::-1]
     for got, want in zip(extractor.extract([cut]).layers, extractor.extract([cut.copy()]).layers, strict=True):
         assert torch.equal(got, want)
+
+
+def test_cosine_of_joined_features_is_the_weighted_mean_of_the_layers_own(spec: ModelSpec) -> None:
+    pictures = [picture(200, 180), picture(190, 210, seed=1)]
+    plain = TimmExtractor(spec).extract(pictures)
+    joined = TimmExtractor(replace(spec, joined=(2.0, 1.0))).extract(pictures)
+    assert joined.grids == plain.grids[:1]
+    [layer] = joined.layers
+    torch.testing.assert_close(layer.norm(dim=-1), torch.ones(layer.shape[:2]))
+    # Resampling leaves the parts' directions to be found anew: the coarser layer is compared as it is resampled here.
+    coarse = plain.layers[1]
+    assert layer.shape[2] == plain.layers[0].shape[2] + coarse.shape[2]
+    fine_part, coarse_part = torch.split(layer, [plain.layers[0].shape[2], coarse.shape[2]], dim=-1)
+    torch.testing.assert_close(fine_part * 1.5**0.5, plain.layers[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(coarse_part.norm(dim=-1), torch.full(layer.shape[:2], (1 / 3) ** 0.5))
+    one, two = (part[0] @ part[1].T for part in (fine_part * 1.5**0.5, coarse_part * 3**0.5)), layer[0] @ layer[1].T
+    fine_cosine, coarse_cosine = one
+    torch.testing.assert_close(two, (2 * fine_cosine + coarse_cosine) / 3, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("joined", [(1.0,), (1.0, 0.0), (1.0, 1.0, 1.0)])
+def test_weights_that_do_not_fit_the_layers_are_refused(spec: ModelSpec, joined: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="joined must be one number above 0 for each"):
+        replace(spec, joined=joined)
 
 
 def test_select_keeps_the_order_asked_for(extractor: FeatureExtractor) -> None:
