@@ -36,6 +36,8 @@ bench: .venv/installed
 	@demo/debian-packages mosquitto
 	$(bin)/python -m benchmarks.overhead
 	$(bin)/python -m benchmarks.demo
+	$(bin)/python -m benchmarks.throughput
+	$(bin)/python -m benchmarks.reference --models tiny ViT-B-16
 
 .venv/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it (Debian: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
