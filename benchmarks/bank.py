@@ -22,7 +22,8 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from model.bank import nearest
-from model.coreset import CORESET_ROWS, coreset
+from model.coreset import coreset
+from model.spec import BANK_ROWS
 
 LITE0, VIT_L = (1024, 40), (1369, 1024)
 """Patches x channels of a picture: the default preset's finer layer, and a layer of APRIL-GAN's ViT-L-14-336 at 518 px."""
@@ -89,7 +90,7 @@ def search_cost(way: str, shots: int, shape: tuple[int, int]) -> tuple[float, fl
 
 
 def coreset_cost(shots: int, shape: tuple[int, int]) -> dict[str, float]:
-    """Of choosing CORESET_ROWS rows and of searching them, measured in this process. Radii are `1 - cosine`."""
+    """Of choosing BANK_ROWS rows and of searching them, measured in this process. Radii are `1 - cosine`."""
     rows, queries = patches(shots, shape), patches(1, shape, seed=1)
     coreset(rows[:64], 8)
     Path("/proc/self/clear_refs").write_text("5")
@@ -104,8 +105,8 @@ def coreset_cost(shots: int, shape: tuple[int, int]) -> dict[str, float]:
     for _ in range(100):
         least = torch.minimum(least, 2 - 2 * (rows @ rows[pick]))
         pick = int(least.argmax())
-    plain_s = (time.process_time() - began_s) / 100 * CORESET_ROWS
-    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:CORESET_ROWS]
+    plain_s = (time.process_time() - began_s) / 100 * BANK_ROWS
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:BANK_ROWS]
     whole_ms, coreset_ms = (
         statistics.median(_cpu_ms(lambda bank=bank: nearest(queries[None], bank)) for _ in range(3))  # type: ignore[misc]
         for bank in (rows, rows[chosen])
@@ -152,7 +153,7 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, one picture's patches against all rows, MiB over what the vectors take")
     search_table(QUICK if quick else SHOTS)
     for shape, shots in ((LITE0, 20),) if quick else ((LITE0, 100), (VIT_L, 24)):
-        print(f"coreset of {shots} shots of {shape[0]} x {shape[1]}: {CORESET_ROWS:,} of {shots * shape[0]:,} rows")
+        print(f"coreset of {shots} shots of {shape[0]} x {shape[1]}: {BANK_ROWS:,} of {shots * shape[0]:,} rows")
         print(json.dumps({key: round(value, 4) for key, value in _apart(coreset_cost, shots, shape).items()}), flush=True)
 
 

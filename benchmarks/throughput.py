@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from daemon.presets import load_preset
 from model.bank import build_bank
 from model.calibration import calibrate
-from model.coreset import CORESET_ROWS
 from model.detector import Detector, Judgement, Reference
 from model.features import Runtime, create_extractor, to_square
 from model.regions import encode_mask_png, find_regions
+from model.spec import BANK_ROWS
 
 TARGET_PER_S = 100.0
 BATCHES = (1, 2, 4, 8)
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--shots", type=int, default=12)
-    parser.add_argument("--rows", type=int, default=CORESET_ROWS)
+    parser.add_argument("--rows", type=int, default=BANK_ROWS)
     options = parser.parse_args()
     spec = load_preset("efficientnet-lite0", Path())
     detectors: dict[Runtime, Detector] = {}

@@ -80,7 +80,7 @@ class InferenceConfig(Section):
     max_batch: int = Field(default=8, ge=1, le=256)
     max_wait_ms: float = Field(default=0.0, ge=0, le=1_000)
     threads: int | None = Field(default=None, ge=1, le=256)
-    bank_rows: int = Field(default=16_384, ge=1, le=1_000_000)
+    bank_rows: int | None = Field(default=None, ge=1, le=1_000_000)
 
 
 class CameraSection(Section):

@@ -20,7 +20,7 @@ from config.errors import PictureError
 from connectors.cameras.pictures import picture_size, read_picture
 from daemon.evaluate_results import CategoryResult, ResultsFile, Run, Setting
 from model.bank import build_bank
-from model.calibration import RULE, calibrate, even_odds
+from model.calibration import RULE, calibrate, even_odds, mirrors
 from model.dataset import Category, Sample
 from model.detector import Detector, Judgement, Mode, Reference
 from model.errors import DatasetError, ShotsError
@@ -213,6 +213,10 @@ def _name(category: Category, picture: Path) -> str:
 
 def _teach(detector: Detector, category: Category, settings: Sequence[Setting]) -> list[_Judge]:
     @cache
+    def mirrored(shot: Path) -> PatchFeatures:
+        return detector.encode(mirrors(read_picture(shot)))
+
+    @cache
     def encoded(shot: Path) -> tuple[PatchFeatures, str]:
         return detector.encode([read_picture(shot)]), hashlib.sha256(shot.read_bytes()).hexdigest()
 
@@ -223,21 +227,23 @@ def _teach(detector: Detector, category: Category, settings: Sequence[Setting]) 
         features = join([own for own, _ in shots]) if shots else None
         bank = None
         if features is not None:
-            bank = build_bank(features, fingerprint=detector.fingerprint, shots=[sha256 for _, sha256 in shots])
+            names = [sha256 for _, sha256 in shots]
+            most = detector.extractor.spec.bank_rows
+            bank = build_bank(features, fingerprint=detector.fingerprint, shots=names, max_rows=most)
         # The category's folder is the object's name, underscores and all, as the authors have it.
         reference = detector.reference(setting.mode, bank=bank, object_name=category.name)
-        names = tuple(_name(category, shot) for shot in drawn)
-        judges.append(_calibrated(detector, _Judge(setting, names, reference, None, 0.0, ""), features))
+        judge = _Judge(setting, tuple(_name(category, shot) for shot in drawn), reference, None, 0.0, "")
+        judges.append(_calibrated(detector, judge, features, mirrored(drawn[0]) if len(drawn) == 1 else None))
     return judges
 
 
-def _calibrated(detector: Detector, judge: _Judge, shots: PatchFeatures | None) -> _Judge:
+def _calibrated(detector: Detector, judge: _Judge, shots: PatchFeatures | None, mirrored: PatchFeatures | None) -> _Judge:
     """With a threshold from the shots alone, as the daemon sets it, or a note that says why there is none."""
     if shots is None:
         calibration = even_odds(len(detector.extractor.spec.layers))
     else:
         try:
-            calibration = calibrate(detector, shots, judge.reference)
+            calibration = calibrate(detector, shots, judge.reference, mirrored)
         except ShotsError as error:
             return replace(judge, note=str(error))
     return replace(

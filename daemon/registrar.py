@@ -26,8 +26,7 @@ from connectors.cameras.pictures import list_pictures, read_picture
 from daemon.ledger import Ledger, Shot
 from daemon.station import Taught, Untaught
 from model.bank import Bank, BankManifest, build_bank, load_bank
-from model.calibration import RULE, Calibration, calibrate, even_odds
-from model.coreset import CORESET_ROWS
+from model.calibration import RULE, Calibration, calibrate, even_odds, mirrors
 from model.detector import Detector, Mode, Reference
 from model.errors import BankError
 from model.features import MIN_SIDE, PatchFeatures, join
@@ -71,12 +70,12 @@ class Registered:
 class Registrar:
     """Owner of the folder `recipes/` of the state folder. Used by one thread at a time."""
 
-    def __init__(self, store: Path, ledger: Ledger, detector: Detector, bank_rows: int = CORESET_ROWS) -> None:
-        """bank_rows: most rows of a layer of the banks."""
+    def __init__(self, store: Path, ledger: Ledger, detector: Detector, bank_rows: int | None = None) -> None:
+        """bank_rows: most rows of a layer of the banks; None: as the preset says."""
         self._recipes = store / "recipes"
         self._ledger = ledger
         self._detector = detector
-        self._bank_rows = bank_rows
+        self._bank_rows = bank_rows or detector.extractor.spec.bank_rows
 
     def shots(self, recipe: str) -> list[Shot]:
         """The recipe's shots, in the order in which they were registered."""
@@ -209,7 +208,7 @@ class Registrar:
         progress: Progress,
     ) -> Taught:
         what = f"recipe {recipe.name}: encoding reference shots"
-        used, features = self._encode(recipe, shots, partial(progress, what))
+        used, features, mirrored = self._encode(recipe, shots, partial(progress, what))
         fingerprint, region = self._detector.fingerprint, _box(recipe.region)
         manifest, bank = BankManifest(fingerprint, tuple(used), region, self._bank_rows), None
         if basis["mode"] != "zero_shot":
@@ -221,7 +220,7 @@ class Registrar:
                 max_rows=self._bank_rows,
                 progress=partial(progress, f"recipe {recipe.name}: choosing rows"),
             )
-        calibration = calibrate(self._detector, features, Reference(bank, words))
+        calibration = calibrate(self._detector, features, Reference(bank, words), mirrored)
         progress(what, len(shots), len(shots))
         if bank is not None:
             self._save(recipe, bank)
@@ -242,10 +241,11 @@ class Registrar:
 
     def _encode(
         self, recipe: RecipeConfig, shots: list[Shot], progress: Callable[[int, int], None]
-    ) -> tuple[list[str], PatchFeatures]:
-        """The shots that can be used, and their features."""
+    ) -> tuple[list[str], PatchFeatures, PatchFeatures | None]:
+        """The shots that can be used, their features, and those of a lone shot's mirror images."""
         source = self._recipes / recipe.name / "shots"
         used: list[str] = []
+        lone: Pixels | None = None
         parts = []
         for start in range(0, len(shots), ENCODE_AT_ONCE):
             progress(start, len(shots))
@@ -254,13 +254,15 @@ class Registrar:
                 try:
                     pictures.append(crop(read_picture(source / shot.file), recipe.region, shot.file))
                     used.append(shot.shot)
+                    lone = pictures[-1]
                 except PictureError as error:
                     log.warning("recipe %s: a shot is left out: %s", recipe.name, error)
             if pictures:
                 parts.append(self._detector.encode(pictures))
         if not parts:
             raise PictureError(f"recipe {recipe.name}: none of its {len(shots)} shots can be used. Register others")
-        return used, join(parts)
+        mirrored = self._detector.encode(mirrors(lone)) if len(used) == 1 and lone is not None else None
+        return used, join(parts), mirrored
 
     def _save(self, recipe: RecipeConfig, bank: Bank) -> None:
         folder = self._recipes / recipe.name / "banks" / bank.name

@@ -19,10 +19,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from model.coreset import CORESET_ROWS, coreset
+from model.coreset import coreset
 from model.errors import BankError, ShotsError
 from model.features import DTYPES, PatchFeatures
 from model.files import sync_folder
+from model.spec import BANK_ROWS
 
 BANK_FORMAT = 2
 """Raised whenever the same manifest comes to mean other rows, the coreset's choice included."""
@@ -46,7 +47,7 @@ class BankManifest:
     fingerprint: Mapping[str, Any]
     shots: tuple[str, ...]
     region: tuple[int, int, int, int] | None = None
-    max_rows: int = CORESET_ROWS
+    max_rows: int = BANK_ROWS
     bank_format: int = BANK_FORMAT
 
     @property
@@ -139,7 +140,7 @@ def build_bank(
     fingerprint: Mapping[str, Any],
     shots: Sequence[str],
     region: tuple[int, int, int, int] | None = None,
-    max_rows: int = CORESET_ROWS,
+    max_rows: int = BANK_ROWS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Bank:
     """The bank of reference shots: `features` of them all and, in that order, the sha256 (hex) of each picture.

@@ -12,9 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from torch import Tensor
 
 from model.errors import ModelError
-
-CORESET_ROWS = 16_384
-"""Rows kept of each layer unless told otherwise: 16 shots of the default preset's finer layer are kept whole."""
+from model.spec import BANK_ROWS
 
 WIDTH = 128
 """Wider rows are projected to this (Johnson-Lindenstrauss), as in PatchCore's own code: squared distances stay within
@@ -33,7 +31,7 @@ _CANDIDATES = 1024
 
 
 @torch.no_grad()
-def coreset(rows: Tensor, most: int = CORESET_ROWS, progress: Callable[[int, int], None] | None = None) -> Tensor:
+def coreset(rows: Tensor, most: int = BANK_ROWS, progress: Callable[[int, int], None] | None = None) -> Tensor:
     """Rising indices of at most `most` rows, int64, on the rows' device; all of them if there are no more.
 
     rows: M x C, of any floating type, compared by direction. Row 0 is the first centre; each next one is the row farthest

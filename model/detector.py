@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.bank import Bank, build_bank, nearest
-from model.coreset import CORESET_ROWS
 from model.errors import BankError, ModelError
 from model.features import FeatureExtractor, JointFeatures, PatchFeatures, TextEncoder
 from model.scoring import background, score
@@ -109,11 +108,14 @@ class Detector:
         pictures: Sequence[NDArray[np.uint8]],
         shots: Sequence[str],
         region: tuple[int, int, int, int] | None = None,
-        max_rows: int = CORESET_ROWS,
+        max_rows: int | None = None,
     ) -> Bank:
-        """The bank of reference shots: `shots` is each picture's sha256 (hex), in that order. See `build_bank`."""
-        features = self.encode(pictures)
-        return build_bank(features, fingerprint=self.fingerprint, shots=shots, region=region, max_rows=max_rows)
+        """The bank of reference shots: `shots` is each picture's sha256 (hex), in that order. See `build_bank`.
+
+        max_rows: None: as the spec says.
+        """
+        most = max_rows or self.extractor.spec.bank_rows
+        return build_bank(self.encode(pictures), fingerprint=self.fingerprint, shots=shots, region=region, max_rows=most)
 
     @torch.inference_mode()
     def maps(self, features: PatchFeatures, references: Sequence[Bank | Reference]) -> Tensor:

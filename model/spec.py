@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+BANK_ROWS = 16_384
+"""Rows that a bank keeps of each layer where nobody says otherwise: 11 shots of ViT-L at 518 px are kept whole."""
+
 FEATURES_VERSION = 1
 """Raised whenever this code gives other features for the same spec, so that banks made before are refused."""
 
@@ -27,6 +30,7 @@ class ModelSpec:
         is as long as the root of its share, so that a cosine of the whole is the weighted mean of the layers' own (PatchCore,
         section 3.1, joins them unweighted). None: one bank and one map for each layer, summed, as APRIL-GAN.
     score_share: the score is the mean of so large a share (0 to 0.5) of the map's values, its largest; 0: the largest alone.
+    bank_rows: most rows that a bank keeps of each layer (see `model.coreset`), unless told otherwise.
     background: the quantile (0 to 1) of each map that counts as its background and is taken off it, up to a limit (see
         `model.calibration`). None: nothing is, as published.
     activation: open_clip only, and always stated there, whatever its own config says: APRIL-GAN's published layers were
@@ -51,6 +55,7 @@ class ModelSpec:
     joined: tuple[float, ...] | None = None
     score_share: float = 0.0
     background: float | None = None
+    bank_rows: int = BANK_ROWS
     weights_sha256: str | None = None
     activation: Literal["gelu", "quick_gelu"] | None = None
     linear_layers: str | None = None
@@ -70,6 +75,7 @@ class ModelSpec:
             ((self.activation is not None) == clip, "activation", "gelu or quick_gelu for open_clip, absent for timm"),
             (self._joins(), "joined", "one number above 0 for each of two or more layers, or absent; absent for open_clip"),
             (0 <= self.score_share <= 0.5, "score_share", "0 to 0.5"),
+            (self.bank_rows >= 1, "bank_rows", "1 or more"),
             (self.background is None or 0 < self.background < 1, "background", "between 0 and 1, or absent"),
             (self.linear_layers is None or clip, "linear_layers", "absent for timm, which knows no text"),
             (

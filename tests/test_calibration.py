@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from model.bank import Bank, build_bank
-from model.calibration import ENOUGH_SHOTS, FACTOR, Calibration, calibrate, even_odds, threshold_rule
+from model.calibration import ENOUGH_SHOTS, FACTOR, LONE_FACTOR, Calibration, calibrate, even_odds, mirrors, threshold_rule
 from model.detector import Detector, Reference
 from model.errors import ModelError, ShotsError
 from model.features import PatchFeatures, create_extractor
@@ -96,7 +96,20 @@ def test_few_shots_are_provisional_and_say_how_many_more(detector: Detector) -> 
     assert (enough.shots, enough.provisional) == (ENOUGH_SHOTS, False)
 
 
-def test_one_shot_is_refused(detector: Detector) -> None:
+def test_a_lone_shot_is_calibrated_by_its_mirror_images(detector: Detector) -> None:
+    picture = np.zeros((8, 8), np.uint8)
+    picture[:4, :4], picture[:4, 4:], picture[4:, :4], picture[4:, 4:] = 100, 110, 120, 140
+    assert [own[0, 0] for own in mirrors(picture)] == [110, 120, 140]
+    # Mirroring moves features about, and the search finds them wherever they are: only what mirrors change counts.
+    views = [np.full((8, 8), level, np.uint8) for level in (100, 105, 150)]
+    calibration = calibrate(detector, encoded(detector, [100]), Reference(bank_of(detector, [100])), detector.encode(views))
+    assert calibration.shot_scores == pytest.approx([0, 1 - cosine(105, 100), 1 - cosine(150, 100)], abs=1e-5)
+    assert calibration.threshold == pytest.approx((1 - cosine(150, 100)) * LONE_FACTOR, abs=1e-5)
+    assert (calibration.shots, calibration.provisional) == (1, True)
+    assert calibration.advice == "1 shot: the threshold is provisional, register 7 more"
+
+
+def test_a_lone_shot_without_them_is_refused(detector: Detector) -> None:
     with pytest.raises(ShotsError, match=r"at least 2 shots, got 1\. Register 7 more"):
         calibrated(detector, [100])
 
