@@ -36,12 +36,9 @@ bench: .venv/installed
 	@demo/debian-packages mosquitto
 	$(bin)/python -m benchmarks.overhead
 	$(bin)/python -m benchmarks.demo
-<<<<<<< HEAD
 	OMP_NUM_THREADS=1 $(bin)/python -m benchmarks.bank
-=======
 	$(bin)/python -m benchmarks.throughput
 	$(bin)/python -m benchmarks.reference --models tiny ViT-B-16
->>>>>>> openvino
 
 .venv/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it (Debian: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
