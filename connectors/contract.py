@@ -171,6 +171,14 @@ class Topics:
         """1 bit PNG in the coordinates of the region of interest."""
         return f"{self.prefix}/{station}/mask/{result_id}"
 
+    def command(self, station: str, name: str) -> str:
+        """A request of `connectors.requests`; "+" for either subscribes to all."""
+        return f"{self.prefix}/{station}/command/{name}"
+
+    def reply(self, station: str) -> str:
+        """ReplyOut, to commands that name no response topic."""
+        return f"{self.prefix}/{station}/reply"
+
 
 def schema_files() -> Iterator[tuple[str, str]]:
     """(file name, text) of every JSON Schema that docs/mqtt ships."""

@@ -58,6 +58,7 @@ class Metrics:
         self.camera_restarts = counter("aprilcam_camera_restarts", "Camera processes started again", "station")
         self.finish_errors = counter("aprilcam_finish_errors", "Frames whose map could not be turned into a result")
         self.messages_refused = counter("aprilcam_messages_refused", "Messages the broker will never take, given up")
+        self.commands = counter("aprilcam_commands", "Commands, by what became of them", "command", "outcome")
         self.mqtt = Gauge("aprilcam_mqtt_connected", "1 while the broker connection stands", registry=self.registry)
         Info("aprilcam_build", "The release that runs", registry=self.registry).info({"version": version})
 
@@ -75,6 +76,10 @@ class Metrics:
     def scrape_with(self, read: Callable[[], Iterable[GaugeRow]]) -> None:
         """Register the gauges that are read at each scrape."""
         self.registry.register(_Scraped(read))
+
+    def command(self, name: str, outcome: str) -> None:
+        """A command came to its end: `ok`, `duplicate` or an error's code."""
+        self.commands.labels(name, outcome).inc()
 
     def mqtt_connected(self, connected: bool) -> None:
         """The broker connection came or went."""
