@@ -116,6 +116,17 @@ class Registrar:
         ).result()
         return Registered(shot, new=shot not in known)
 
+    def forget(self, recipe: str, shot: str) -> None:
+        """Take a shot out; its row goes first, durably, then its file."""
+        folder = self._recipes / recipe / "shots"
+        files = [folder / row.file for row in self.shots(recipe) if row.shot == shot]
+        self._ledger.call(
+            lambda connection: connection.execute("DELETE FROM shots WHERE recipe = ? AND shot = ?", (recipe, shot)),
+            durable=True,
+        ).result()
+        for file in files:
+            file.unlink(missing_ok=True)
+
     def register_folder(self, recipe: RecipeConfig, progress: Progress) -> None:
         """Register every picture of the recipe's configured folder; those that cannot be used are logged and left out."""
         pictures = list_pictures(recipe.shots) if recipe.shots is not None else []
