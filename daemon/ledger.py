@@ -273,9 +273,15 @@ class Ledger:
 def _lock(folder: Path) -> TextIO:
     """The folder belongs to one daemon: two would number results twice. The lock goes with the process, however it ends."""
     file = (folder / "lock").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    for attempt in range(10):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            # The command line looks at the lock for a moment, to learn whether a daemon runs.
+            if attempt < 9:
+                time.sleep(0.02)
+    else:
         file.seek(0)
         owner = file.read().strip() or "unknown"
         file.close()
