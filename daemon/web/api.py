@@ -147,7 +147,8 @@ async def _body(request: Request, limit: int) -> bytes:
 
 
 def _error(status: int, code: str, message: str) -> Response:
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status == 503 else {}
+    # 413: what is still to come is not read for nothing.
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 413: {"Connection": "close"}, 503: {"Retry-After": "1"}}.get(status)
     return JSONResponse({"error": {"code": code, "message": message}}, status_code=status, headers=headers)
 
 
