@@ -57,8 +57,7 @@ def choosing(rows: Tensor, most: int = BANK_ROWS) -> Steps[Tensor]:
     _whole(points)
     yield 0, most
     chosen: list[int] = []
-    for step in _greedy(points, most, chosen):
-        yield step
+    yield from _greedy(points, most, chosen)
     return torch.tensor(sorted(chosen), device=rows.device)
 
 
