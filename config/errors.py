@@ -7,6 +7,7 @@ AprilcamError
 ├── ResultsError    name another file or folder for what `aprilcam evaluate` finds, or remove the old one (exit 2)
 ├── CommandError    tell the sender of a command; `code` says what can be done (exit 2 at the command line)
 ├── PictureError    give up on this picture, go on with the others
+├── StoppingError   the daemon is stopping: ask again when it runs
 ├── MqttError       the broker is not usable now; the publisher tries again with back-off
 └── CameraError     the device is not usable now; the supervisor tries again with back-off
     └── CameraFinished  a folder that plays once has no more pictures; nothing to try again
@@ -65,6 +66,10 @@ class CommandError(AprilcamError):
 
 class PictureError(AprilcamError):
     """A picture file that cannot be read or does not fit its recipe."""
+
+
+class StoppingError(AprilcamError):
+    """The daemon is stopping and begins nothing new."""
 
 
 class CameraError(AprilcamError):

@@ -102,10 +102,10 @@ def connect(config_path: Path) -> Iterator[Runner]:
     if daemon_runs(config.store.path):
         yield _client(config, config_path)
         return
-    # torch comes with it: a running daemon answers without waiting for that
+    # Imported late: a running daemon answers without waiting for what this needs.
     from daemon.offline import open_state
 
-    with open_state(config, config_path) as runner:
+    with open_state(config) as runner:
         yield runner
 
 

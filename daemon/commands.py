@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from config.errors import AprilcamError, CommandError, StoreError
+from config.errors import AprilcamError, CommandError, StoppingError, StoreError
 from connectors import requests as wire
 from connectors.contract import Payload
 from daemon.command_parts import BankRow, Frames, Parts, Plant, Registered, Teacher
@@ -133,6 +133,8 @@ class Commands:
                 answer: Payload = _HANDLERS[name](self, parts, request, attachment)
             except CommandError:
                 raise
+            except StoppingError as error:
+                raise CommandError("busy", str(error)) from None
             except StoreError as error:
                 raise CommandError("failed", str(error)) from None
             except (AprilcamError, ModelError) as error:
@@ -208,11 +210,9 @@ class Commands:
 
     def _forget(self, parts: Parts, request: wire.Forget, _: bytes | None) -> wire.ForgetAnswer:
         recipe = self._recipe(request.recipe, request.station)
-        named = [shot.shot for shot in parts.teacher.shots(recipe) if shot.shot.startswith(request.shot)]
-        if len(named) != 1:
-            reason = f"{len(named)} shots of recipe {recipe!r} begin with {request.shot!r}, expected one"
-            raise CommandError("refused", f"{reason}. `shots` lists them")
-        return wire.ForgetAnswer(recipe=recipe, shot=named[0], build=parts.teacher.forget(recipe, named[0]))
+        known = [shot.shot for shot in parts.teacher.shots(recipe)]
+        shot = _only(known, request.shot, f"shots of recipe {recipe!r}", "shots")
+        return wire.ForgetAnswer(recipe=recipe, shot=shot, build=parts.teacher.forget(recipe, shot))
 
     def _shots(self, parts: Parts, request: wire.Shots, _: bytes | None) -> wire.ShotsAnswer:
         recipe = self._recipe(request.recipe, request.station)
@@ -230,7 +230,14 @@ class Commands:
 
     def _rollback(self, parts: Parts, request: wire.Rollback, _: bytes | None) -> wire.RollbackAnswer:
         recipe = self._recipe(request.recipe, request.station)
-        return wire.RollbackAnswer(recipe=recipe, bank=_bank_out(parts.teacher.rollback(recipe, request.bank)))
+        kept, bank = parts.teacher.banks(recipe), None
+        if request.bank is not None:
+            bank = _only([row.bank for row in kept], request.bank, f"banks of recipe {recipe!r}", "banks")
+        elif not kept or kept[-1].current:
+            raise CommandError(
+                "refused", f"recipe {recipe!r} has no earlier bank to go back to. `banks` lists those that are kept"
+            )
+        return wire.RollbackAnswer(recipe=recipe, bank=_bank_out(parts.teacher.rollback(recipe, bank)))
 
     def _recipe_create(self, parts: Parts, request: wire.RecipeCreate, _: bytes | None) -> wire.RecipeAnswer:
         _wired(parts.recipes).create(request.recipe, object=request.object, mode=request.mode, region=request.region)
@@ -310,6 +317,14 @@ def _validated(name: str, document: Mapping[str, Any], station: str | None) -> w
         reason = str(first["msg"]).removeprefix("Value error, ")
         reason = reason[:1].lower() + reason[1:] + (f", got {str(first['input'])[:60]!r}" if field else "")
     raise CommandError("malformed", f"{name}{'.' if field else ''}{field}: {reason}")
+
+
+def _only(known: Iterable[str], beginning: str, what: str, command: str) -> str:
+    """The one hash that begins so."""
+    named = [one for one in known if one.startswith(beginning)]
+    if len(named) != 1:
+        raise CommandError("refused", f"{len(named)} {what} begin with {beginning!r}, expected one. `{command}` lists them")
+    return named[0]
 
 
 def _decoded(text: str, field: str) -> bytes:

@@ -12,7 +12,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from connectors.contract import ResultOut
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE results (
     station TEXT NOT NULL, sequence INTEGER NOT NULL, result_id TEXT NOT NULL UNIQUE, created_ns INTEGER NOT NULL,
@@ -41,6 +41,12 @@ CREATE TABLE shots (
 CREATE TABLE banks (
     recipe TEXT NOT NULL, bank TEXT NOT NULL, calibration TEXT NOT NULL, built_ns INTEGER NOT NULL,
     PRIMARY KEY (recipe, bank)
+);
+CREATE TABLE current_banks (
+    recipe TEXT PRIMARY KEY, bank TEXT NOT NULL, rolled_back INTEGER NOT NULL
+);
+CREATE TABLE not_shots (
+    recipe TEXT NOT NULL, shot TEXT NOT NULL, why TEXT NOT NULL, PRIMARY KEY (recipe, shot)
 );
 """
 
@@ -160,6 +166,16 @@ class Ledger:
         future: Future[T] = Future()
         self._work.put(_Call(run, future, durable))  # type: ignore[arg-type]
         return future
+
+    def publish(self, messages: Sequence[Message]) -> "Future[None]":
+        """Put messages that belong to no result into the outbox."""
+        now_ns = time.time_ns()
+
+        def insert(connection: sqlite3.Connection) -> None:
+            rows = [(message.topic, message.payload, now_ns) for message in messages]
+            connection.executemany("INSERT INTO outbox (topic, payload, enqueued_ns) VALUES (?, ?, ?)", rows)
+
+        return self.call(insert)
 
     def reader(self) -> sqlite3.Connection:
         """A read-only connection for the calling thread, which closes it."""

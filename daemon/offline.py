@@ -1,18 +1,19 @@
-"""Commands on the state folder while no daemon runs: the same code on the same files, without cameras and broker."""
+"""Commands on the state folder while no daemon runs: the same checks on the same files, without cameras, model and broker.
+
+What needs the model waits for the daemon's next start: it builds from the shots, with no gate on those that were registered.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from config.errors import CommandError
 from config.schema import Config
+from daemon.banks import BankRow, Banks
 from daemon.command_parts import Parts
 from daemon.commands import Commands
 from daemon.ledger import Ledger
-from daemon.presets import load_preset
-from daemon.registrar import Registrar
-from daemon.teaching import RegistrarTeacher
-from model.detector import Detector
-from model.features import create_extractor
+from daemon.shots import Shots
+from daemon.teacher import Teacher
 
 
 class _Configured:
@@ -28,28 +29,37 @@ class _Configured:
         return {station.name: station.recipe for station in self._config.stations}
 
 
-@contextmanager
-def open_state(config: Config, config_path: Path) -> Iterator[Commands]:
-    """Commands on the configuration's state folder, which is locked meanwhile. Builds are finished at the end.
+class _Unmanned(Teacher):
+    """A teacher without a builder."""
 
-    Raises StoreError when a daemon has it after all or it cannot be written, ConfigError and ModelError when the model
-    cannot be loaded.
+    def __init__(self, config: Config, ledger: Ledger) -> None:
+        store = config.store.path
+        self._kept = Banks(store, ledger)
+        super().__init__(Shots(store, ledger), self._kept, config.recipe)
+
+    def rebuild(self, recipe: str) -> str:
+        raise CommandError("refused", f"no daemon runs, so nothing builds recipe {recipe!r}: the next start does where it must")
+
+    def rollback(self, recipe: str, bank: str | None = None) -> BankRow:
+        """The next start judges by it, when it fits the model and can be read."""
+        rows = self._kept.all(recipe)
+        now = next((number for number, row in enumerate(rows) if row.current), -1)
+        row = rows[now + 1] if bank is None else next(row for row in rows if row.bank == bank)
+        self._kept.make_current(recipe, row.bank, rolled_back=True)
+        return next(kept for kept in self._kept.all(recipe) if kept.bank == row.bank)
+
+
+@contextmanager
+def open_state(config: Config) -> Iterator[Commands]:
+    """Commands on the configuration's state folder, which is locked meanwhile.
+
+    Raises StoreError when a daemon has it after all or it cannot be written.
     """
-    spec = load_preset(config.inference.preset, config_path.resolve().parent)
-    store, inference = config.store.path, config.inference
-    ledger = Ledger(store)
+    ledger = Ledger(config.store.path)
+    commands = Commands(_Configured(config), None, lambda *_: None)
+    commands.open(Parts(_Unmanned(config, ledger)))
     try:
-        cache = store / "cache"
-        detector = Detector(create_extractor(spec, inference.device, inference.threads, cache, inference.runtime), cache)
-        registrar = Registrar(store, ledger, detector, inference.bank_rows)
-        teacher = RegistrarTeacher(registrar, {recipe.name: recipe for recipe in config.recipes}, lambda *_: None)
-        teacher.start({})
-        commands = Commands(_Configured(config), None, lambda *_: None)
-        commands.open(Parts(teacher))
-        try:
-            yield commands
-        finally:
-            commands.close()
-            teacher.stop()
+        yield commands
     finally:
+        commands.close()
         ledger.close()

@@ -17,9 +17,11 @@ import numpy as np
 
 from config.errors import AprilcamError
 from config.schema import Config, RecipeConfig
-from connectors.contract import Reason, ResultOut, StatusOut, Topics
+from connectors.contract import EventKind, EventOut, Reason, ResultOut, StatusOut, Topics
 from connectors.metrics import GaugeRow, Metrics
 from connectors.systemd import Notifier
+from daemon.banks import Banks
+from daemon.builder import Builder, Detail
 from daemon.command_parts import Parts
 from daemon.commands import Commands
 from daemon.drop import DropFolders
@@ -27,15 +29,15 @@ from daemon.finisher import Finisher
 from daemon.frame import Frame
 from daemon.frames import NewestFrames
 from daemon.inspector import Inspector
-from daemon.ledger import Ledger, last_document, outbox_depth
+from daemon.ledger import Ledger, Message, last_document, outbox_depth
 from daemon.line import Line, StationView
 from daemon.mqtt_commands import MqttCommands
 from daemon.presets import load_preset
 from daemon.publisher import Publisher
-from daemon.registrar import Registrar
+from daemon.shots import Shots
 from daemon.station import Station, Taught, Untaught
 from daemon.supervisor import CameraStatus, CameraSupervisor
-from daemon.teaching import RegistrarTeacher
+from daemon.teacher import Teacher
 from daemon.web.api import Api
 from daemon.web.app import HttpServer, create_app
 from daemon.web.guard import Guard
@@ -146,18 +148,17 @@ class Service:
         stack.callback(self._settle)
         stack.callback(inspector.stop)
         detector = inspector.on_device(self._load, spec)
-        self.registrar = Registrar(store, self.ledger, detector, config.inference.bank_rows)
-        recipes = {recipe.name: recipe for recipe in config.recipes}
-        teacher = RegistrarTeacher(self.registrar, recipes, self._taught)
-        teacher.start(inspector.on_device(self._add_stations, detector))
-        stack.callback(teacher.stop)
+        self._make_teacher(detector, inspector)
+        stack.callback(self._builder.stop)
+        self._add_stations(detector)
         self.metrics.scrape_with(self._gauges)
         inspector.start(detector, [line.station for line in self._lines.values()])
         for line in self._lines.values():
             line.supervisor.start()
+        self._builder.start()
         stack.callback(self._stop_cameras)
         drops = DropFolders({recipe.name: recipe.drop for recipe in config.recipes if recipe.drop}, self.commands)
-        self.commands.open(Parts(teacher))
+        self.commands.open(Parts(self.teacher))
         stack.callback(self.commands.close)
         stack.callback(self.frames.close)
         drops.start()
@@ -173,12 +174,31 @@ class Service:
         self._progress(f"loading model {spec.name}", 1, 1)
         return detector
 
-    def _add_stations(self, detector: Detector) -> dict[str, Taught | Untaught]:
+    def _make_teacher(self, detector: Detector, inspector: Inspector) -> None:
+        store, recipe_of = self.config.store.path, self.config.recipe
+        shots = Shots(store, self.ledger)
+        banks = Banks(store, self.ledger, self._bank_corrupt)
+        self._builder = Builder(
+            store,
+            shots,
+            banks,
+            detector,
+            inspector,
+            recipe_of=recipe_of,
+            on_taught=self._taught,
+            on_event=self._event,
+            bank_rows=self.config.inference.bank_rows,
+        )
+        self.teacher = Teacher(shots, banks, recipe_of, self._builder, self._event)
+
+    def _add_stations(self, detector: Detector) -> None:
         config = self.config
         taught: dict[str, Taught | Untaught] = {}
         for station_config in config.stations:
             recipe = config.recipe(station_config.recipe)
             if recipe.name not in taught:
+                for outcome in ("built", "failed"):
+                    self.metrics.bank_builds.labels(recipe.name, outcome)
                 taught[recipe.name] = self._teach(recipe, detector)
             station = Station(station_config, recipe, config.takes_every_frame(station_config), self.ledger.submit)
             station.taught = taught[recipe.name]
@@ -194,23 +214,14 @@ class Service:
             )
             self._lines[station.name] = line = Line(station, supervisor)
             self._tell_state(line, quietly=True)
-        return taught
-
-    def _taught(self, recipe: str, taught: Taught | Untaught) -> None:
-        """On the builder's thread: what judges a recipe's frames from the next batch on."""
-        for line in list(self._lines.values()):
-            if line.station.recipe.name == recipe:
-                line.station.taught = taught
-                self._tell_state(line)
 
     def _teach(self, recipe: RecipeConfig, detector: Detector) -> Taught | Untaught:
         try:
-            self.registrar.register_folder(recipe, self._progress)
-            taught = self.registrar.teach(recipe, self._progress)
-            if isinstance(taught, Taught):
+            taught = self.teacher.start(recipe, self._progress)
+            if isinstance(taught, Taught) and self._inspector is not None:
                 # The first real part is to be as quick as the others.
                 size = (recipe.region.height, recipe.region.width) if recipe.region else (256, 256)
-                detector.judge([np.zeros(size, np.uint8)], [taught.reference])
+                self._inspector.on_device(detector.judge, [np.zeros(size, np.uint8)], [taught.reference])
             return taught
         except _StoppedEarly:
             raise
@@ -325,6 +336,44 @@ class Service:
         for station, result in newest.items():
             self._publisher.retain(self.topics.last(station), result.encode())
         self._publisher.wake()
+
+    # Banks.
+
+    def _taught(self, recipe: str, taught: Taught | Untaught) -> None:
+        """A bank is new: each frame is judged by the one or the other, as the station is asked once for each."""
+        for line in list(self._lines.values()):
+            if line.station.recipe.name == recipe:
+                line.station.taught = taught
+                self._tell_state(line)
+
+    def _bank_corrupt(self, recipe: str, bank: str, reason: str) -> None:
+        self._event(recipe, "bank_corrupt", {"bank": bank, "reason": reason[:500]})
+
+    def _event(self, recipe: str, kind: EventKind, detail: Detail) -> None:
+        """To metrics, and to each station of the recipe. On whichever thread it happened."""
+        progress = self.metrics.build_progress.labels(recipe)
+        match kind:
+            case "build_started":
+                progress.set(0)
+            case "build_progress":
+                progress.set(float(detail["share"] or 0))
+                if not self._publisher.connected:
+                    return  # nobody wants to hear it afterwards
+            case "bank_built" | "build_failed":
+                progress.set(1)
+                self.metrics.bank_builds.labels(recipe, "built" if kind == "bank_built" else "failed").inc()
+                if kind == "bank_built":
+                    self.metrics.bank_build.labels(recipe).observe(float(detail["seconds"] or 0))
+        stations = [station.name for station in self.config.stations if station.recipe == recipe]
+        now = datetime.now(UTC)
+        messages = [
+            Message(
+                self.topics.event(station),
+                EventOut(station=station, recipe=recipe, kind=kind, detail=detail, created_at=now).encode(),
+            )
+            for station in stations
+        ]
+        self.ledger.publish(messages).add_done_callback(lambda _: self._publisher.wake())
 
     # State.
 

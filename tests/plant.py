@@ -6,14 +6,19 @@ from typing import Any
 import cv2
 
 from config.schema import RecipeConfig
+from connectors.contract import Topics
 from connectors.metrics import Metrics
+from daemon.banks import Banks
+from daemon.builder import Builder
 from daemon.command_parts import Parts
 from daemon.commands import Commands
+from daemon.finisher import Finisher
 from daemon.frames import NewestFrames
+from daemon.inspector import Inspector
 from daemon.ledger import Ledger
-from daemon.registrar import Registrar
+from daemon.shots import Shots
 from daemon.station import Taught, Untaught
-from daemon.teaching import RegistrarTeacher
+from daemon.teacher import Teacher
 from model.detector import Detector
 from tests.parts import draw_part
 
@@ -38,9 +43,21 @@ class TestPlant:
         self.frames = NewestFrames()
         self.taught: dict[str, Taught | Untaught] = {}
         self.ledger = Ledger(self.state)
-        registrar = Registrar(self.state, self.ledger, detector)
-        self.teacher = RegistrarTeacher(registrar, RECIPES, self.taught.__setitem__)
-        self.teacher.start({})
+        self._finisher = Finisher(Topics("test"))
+        self._inspector = Inspector(self._finisher, max_batch=1, max_wait_s=0)
+        shots, banks = Shots(self.state, self.ledger), Banks(self.state, self.ledger)
+        self._builder = Builder(
+            self.state,
+            shots,
+            banks,
+            detector,
+            self._inspector,
+            recipe_of=RECIPES.__getitem__,
+            on_taught=self.taught.__setitem__,
+        )
+        self.teacher = Teacher(shots, banks, RECIPES.__getitem__, self._builder)
+        self._inspector.start(detector, [])
+        self._builder.start()
         self.commands = Commands(self, self.frames, self.metrics.command)
         self.commands.open(Parts(self.teacher))
 
@@ -61,5 +78,7 @@ class TestPlant:
     def close(self) -> None:
         self.frames.close()
         self.commands.close()
-        self.teacher.stop()
+        self._builder.stop()
+        self._inspector.stop()
+        self._finisher.close()
         self.ledger.close()

@@ -16,7 +16,7 @@ import pytest
 from config.errors import ConfigError
 from config.schema import HttpConfig
 from connectors.requests import MAX_PICTURE_BYTES
-from daemon.registrar import pixel_hash
+from daemon.shots import pixel_hash
 from daemon.web.api import AT_ONCE, Api
 from daemon.web.app import HttpServer, create_app
 from daemon.web.guard import Guard
@@ -78,7 +78,7 @@ def test_a_picture_is_registered_listed_and_forgotten(server: Server) -> None:
     assert len(server.http.get(shots).json()["shots"]) == 2
     assert server.http.post("/api/recipes/disc/rebuild").json()["build"]
     assert server.http.get("/api/recipes/disc/banks").json()["recipe"] == "disc"
-    assert "no other bank" in refused(server.http.post("/api/recipes/ring/rollback"), 409, "refused")
+    assert "no earlier bank" in refused(server.http.post("/api/recipes/ring/rollback"), 409, "refused")
 
 
 def test_every_command_has_an_address_and_status_and_recipes_are_shown(server: Server) -> None:

@@ -10,7 +10,7 @@ import pytest
 from config.errors import CommandError
 from config.schema import HttpConfig
 from daemon.client import Client, daemon_runs
-from daemon.registrar import pixel_hash
+from daemon.shots import pixel_hash
 from tests.parts import draw_part, write_parts
 from tests.test_cli import aprilcam, write
 

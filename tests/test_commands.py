@@ -20,7 +20,7 @@ from daemon.command_parts import Parts
 from daemon.frame import Frame
 from daemon.frames import NewestFrames
 from daemon.payload import MAX_BYTES, parse_request
-from daemon.registrar import pixel_hash
+from daemon.shots import pixel_hash
 from daemon.station import Taught
 from tests.broker import wait_for
 from tests.parts import draw_part
@@ -181,7 +181,7 @@ def test_a_command_that_was_refused_may_be_sent_again_with_its_request_id(plant:
         ("mark", {"result_id": "x", "verdict": "fine"}, "malformed", "mark.verdict: input should be 'good' or 'bad'"),
         ("recipe_create", {"recipe": "new", "object": "cog"}, "refused", "not available in this daemon"),
         ("threshold_set", {"recipe": "disc", "factor": 1.0, "threshold": 1.0}, "malformed", "both threshold and factor"),
-        ("rollback", {"recipe": "disc"}, "refused", "has no other bank"),
+        ("rollback", {"recipe": "disc"}, "refused", "has no earlier bank to go back to"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_a_reason_and_counted(
@@ -267,7 +267,7 @@ def test_the_shipped_schema_takes_what_is_done_and_refuses_what_is_refused() -> 
 
     def valid(name: str, request: dict[str, Any]) -> bool:
         schema = {**document["commands"][name]["request"], "$defs": document["$defs"]}
-        return jsonschema.Draft202012Validator(schema).is_valid(request)
+        return bool(jsonschema.Draft202012Validator(schema).is_valid(request))
 
     assert valid("register", {"station": "press", "next": 3, "request_id": "7"})
     assert not valid("register", {"station": "press", "next": 0})

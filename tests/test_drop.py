@@ -8,7 +8,7 @@ import pytest
 
 from daemon.command_parts import Parts
 from daemon.drop import SETTLED_S, DropFolders
-from daemon.registrar import pixel_hash
+from daemon.shots import pixel_hash
 from tests.broker import wait_for
 from tests.parts import draw_part
 from tests.plant import TestPlant, picture

@@ -20,7 +20,7 @@ from connectors.contract import Topics
 from connectors.mqtt import Incoming
 from daemon.mqtt_commands import OVERFLOW, WAITING, MqttCommands
 from daemon.publisher import Publisher, Reply
-from daemon.registrar import pixel_hash
+from daemon.shots import pixel_hash
 from tests.broker import Broker, wait_for
 from tests.parts import draw_part
 from tests.plant import TestPlant, picture

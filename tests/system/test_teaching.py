@@ -11,7 +11,7 @@ import jsonschema
 import paho.mqtt.publish as publish
 import pytest
 
-from daemon.registrar import pixel_hash
+from daemon.shots import pixel_hash
 from tests.broker import wait_for
 from tests.parts import draw_part, write_parts
 from tests.system.daemon import DOCS, Line, folder_station
