@@ -31,6 +31,7 @@ test: .venv/installed
 
 docs: .venv/installed
 	$(bin)/python -m connectors.contract docs/mqtt
+	$(bin)/python -m connectors.requests docs/mqtt
 
 bench: .venv/installed
 	@demo/debian-packages mosquitto

@@ -5,7 +5,9 @@ AprilcamError
 ├── StoreError      mend the state folder (permission, disk) and start again (exit 2)
 ├── AddressError    mend [http] (its port is taken) and start again (exit 2)
 ├── ResultsError    name another file or folder for what `aprilcam evaluate` finds, or remove the old one (exit 2)
+├── CommandError    tell the sender of a command; `code` says what can be done (exit 2 at the command line)
 ├── PictureError    give up on this picture, go on with the others
+├── StoppingError   the daemon is stopping: ask again when it runs
 ├── MqttError       the broker is not usable now; the publisher tries again with back-off
 └── CameraError     the device is not usable now; the supervisor tries again with back-off
     └── CameraFinished  a folder that plays once has no more pictures; nothing to try again
@@ -53,8 +55,21 @@ class ResultsError(AprilcamError):
     """A file or folder of an evaluation that cannot be written, or that holds another evaluation's results."""
 
 
+class CommandError(AprilcamError):
+    """A command that was not done."""
+
+    def __init__(self, code: str, message: str) -> None:
+        """`code` is one of `connectors.requests.Code`."""
+        super().__init__(message)
+        self.code = code
+
+
 class PictureError(AprilcamError):
     """A picture file that cannot be read or does not fit its recipe."""
+
+
+class StoppingError(AprilcamError):
+    """The daemon is stopping and begins nothing new."""
 
 
 class CameraError(AprilcamError):

@@ -65,10 +65,11 @@ class MqttConfig(Section):
 
 
 class HttpConfig(Section):
-    """The one HTTP port: metrics and health."""
+    """The one HTTP port: metrics, health and commands."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=9464, ge=0, le=65_535)
+    token_file: ConfigPath | None = None
 
 
 class InferenceConfig(Section):
@@ -152,6 +153,7 @@ class RecipeConfig(Section):
     name: Name
     object: str = Field(min_length=1, max_length=100)
     shots: ConfigPath | None = None
+    drop: ConfigPath | None = None
     mode: Literal["zero_shot", "few_shot", "both"] | None = None
     region: Region | None = None
     threshold: float | None = Field(default=None, gt=0, le=100)
@@ -304,3 +306,19 @@ def _cross_check(config: Config) -> Iterator[Problem]:
         if recipe.shots is not None and not recipe.shots.is_dir():
             mend = "Make it and put pictures of good parts into it"
             yield Problem(f"recipes.{index}.shots", f"{recipe.shots} is not a folder", mend)
+    if (token := config.http.token_file) is not None and not token.is_file():
+        yield Problem("http.token_file", f"{token} is not a file", "Write a long random token into it, mode 0640")
+    yield from _check_drops(config)
+
+
+def _check_drops(config: Config) -> Iterator[Problem]:
+    taken = {recipe.shots: f"recipe {recipe.name!r} reads its shots" for recipe in config.recipes if recipe.shots is not None}
+    for index, recipe in enumerate(config.recipes):
+        if recipe.drop is None:
+            continue
+        key = f"recipes.{index}.drop"
+        if not recipe.drop.is_dir():
+            yield Problem(key, f"{recipe.drop} is not a folder", "Make it; the daemon needs write access, it moves files there")
+        if recipe.drop in taken:
+            yield Problem(key, f"{recipe.drop} is where {taken[recipe.drop]}", "Give it a folder of its own")
+        taken[recipe.drop] = f"recipe {recipe.name!r} takes pictures in"

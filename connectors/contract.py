@@ -135,6 +135,22 @@ class StateOut(Payload):
     since: Moment
 
 
+EventKind = Literal["build_started", "build_progress", "bank_built", "build_failed", "shot_held", "bank_corrupt"]
+"""A bank's build began, goes on (at most once a second), ended with a bank that judges from now on, or failed and left the
+old bank in place; a picture was held back from becoming a reference shot; a stored bank was damaged and is built again."""
+
+
+class EventOut(Payload):
+    """Something that happened to a station's recipe. `detail` depends on `kind`: build, bank, shot, reason, seconds ..."""
+
+    schema_: Literal["aprilcam.event/1"] = Field(default="aprilcam.event/1", alias="schema")
+    station: str
+    recipe: str
+    kind: EventKind
+    detail: dict[str, str | int | float | bool | None]
+    created_at: Moment
+
+
 class StatusOut(Payload):
     """Whether the daemon is there, retained; `offline` is its will. `since` is when this process started."""
 
@@ -167,14 +183,26 @@ class Topics:
         """Retained ResultOut, the newest."""
         return f"{self.prefix}/{station}/last"
 
+    def event(self, station: str) -> str:
+        """EventOut."""
+        return f"{self.prefix}/{station}/event"
+
     def mask(self, station: str, result_id: str) -> str:
         """1 bit PNG in the coordinates of the region of interest."""
         return f"{self.prefix}/{station}/mask/{result_id}"
 
+    def command(self, station: str, name: str) -> str:
+        """A request of `connectors.requests`; "+" for either subscribes to all."""
+        return f"{self.prefix}/{station}/command/{name}"
+
+    def reply(self, station: str) -> str:
+        """ReplyOut, to commands that name no response topic."""
+        return f"{self.prefix}/{station}/reply"
+
 
 def schema_files() -> Iterator[tuple[str, str]]:
     """(file name, text) of every JSON Schema that docs/mqtt ships."""
-    for model in (ResultOut, StateOut, StatusOut):
+    for model in (ResultOut, StateOut, EventOut, StatusOut):
         name = model.__name__.removesuffix("Out").lower()
         schema = model.model_json_schema(by_alias=True, mode="serialization")
         schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -58,6 +58,12 @@ class Metrics:
         self.camera_restarts = counter("aprilcam_camera_restarts", "Camera processes started again", "station")
         self.finish_errors = counter("aprilcam_finish_errors", "Frames whose map could not be turned into a result")
         self.messages_refused = counter("aprilcam_messages_refused", "Messages the broker will never take, given up")
+        self.commands = counter("aprilcam_commands", "Commands, by what became of them", "command", "outcome")
+        seconds = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+        self.bank_build = histogram("aprilcam_bank_build_seconds", "Time from a build's start to its bank", seconds, "recipe")
+        self.bank_builds = counter("aprilcam_bank_builds", "Builds of banks, by how they ended", "recipe", "outcome")
+        text = "Share of the running build that is done, 1 when none runs"
+        self.build_progress = Gauge("aprilcam_build_progress_ratio", text, ("recipe",), registry=self.registry)
         self.mqtt = Gauge("aprilcam_mqtt_connected", "1 while the broker connection stands", registry=self.registry)
         Info("aprilcam_build", "The release that runs", registry=self.registry).info({"version": version})
 
@@ -75,6 +81,10 @@ class Metrics:
     def scrape_with(self, read: Callable[[], Iterable[GaugeRow]]) -> None:
         """Register the gauges that are read at each scrape."""
         self.registry.register(_Scraped(read))
+
+    def command(self, name: str, outcome: str) -> None:
+        """A command came to its end: `ok`, `duplicate` or an error's code."""
+        self.commands.labels(name, outcome).inc()
 
     def mqtt_connected(self, connected: bool) -> None:
         """The broker connection came or went."""

@@ -8,9 +8,11 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -23,6 +25,21 @@ RETAINED_ROOM = 64
 """Messages that paho may have on their way beside those of the outbox: states, last results, the farewell."""
 TRY_AGAIN = (0x80, 0x83, 0x97)
 """PUBACK reasons that may pass (MQTT 5 section 3.4.2.1): unspecified, implementation specific, quota exceeded."""
+MAX_INCOMING_BYTES = 96 << 20
+"""Larger messages are dropped by an MQTT 5 broker already; it is told at CONNECT."""
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A message that somebody sent us, with the MQTT 5 properties that matter."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+    response_topic: str | None = None
+    correlation: bytes | None = None
+    content_type: str = ""
+    user_properties: tuple[tuple[str, str], ...] = ()
 
 
 class MqttConnection:
@@ -34,12 +51,15 @@ class MqttConnection:
         will: tuple[str, bytes],
         on_acknowledged: Callable[[int, str | None], None],
         on_lost: Callable[[str], None],
+        on_message: Callable[[Incoming], None] = lambda _: None,
     ) -> None:
         """`will` is (topic, payload), retained. `on_acknowledged` gets each message's token, and why the broker
-        refused it for good, None when it has it. `on_lost` comes once, with the reason."""
+        refused it for good, None when it has it. `on_lost` comes once, with the reason. `on_message` gets what comes on
+        subscribed topics; it must return at once."""
         self._config = config
         self._on_acknowledged = on_acknowledged
         self._on_lost = on_lost
+        self._on_message = on_message
         self._lock = threading.Lock()
         self._tokens: dict[int, int | None] = {}
         self._early: dict[int, str | None] = {}
@@ -65,6 +85,8 @@ class MqttConnection:
         self._client.on_connect = self._connect_answered
         self._client.on_disconnect = self._disconnected
         self._client.on_publish = self._published
+        self._client.on_message = self._arrived
+        self._client.on_subscribe = self._subscribed
         self._client.on_socket_open = _no_delay
 
     def open(self, timeout_s: float) -> None:
@@ -72,7 +94,11 @@ class MqttConnection:
         where = f"broker {self._config.host}:{self._config.port}"
         try:
             self._client.connect_timeout = timeout_s
-            self._client.connect(self._config.host, self._config.port, self._config.keepalive_s)
+            properties = None
+            if self._config.protocol == "5":
+                properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+                properties.MaximumPacketSize = MAX_INCOMING_BYTES
+            self._client.connect(self._config.host, self._config.port, self._config.keepalive_s, properties=properties)
         except (OSError, ValueError) as error:
             mend = "Check [mqtt] host and port, and that the broker runs"
             raise MqttError(f"{where} cannot be reached: {error}. {mend}.") from None
@@ -86,10 +112,27 @@ class MqttConnection:
         reason = self._refusal or f"no answer within {timeout_s:g} s"
         raise MqttError(f"{where} refused the connection: {reason}. Check [mqtt] username, password_file and protocol.")
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, token: int | None = None) -> None:
-        """Send at QoS 1. With a token, `on_acknowledged` is told it when the broker has the message."""
+    def subscribe(self, topic_filter: str) -> None:
+        """Ask for messages at QoS 1. A broker that refuses is told in the log."""
+        self._client.subscribe(topic_filter, qos=1)
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        token: int | None = None,
+        correlation: bytes | None = None,
+    ) -> None:
+        """Send at QoS 1. With a token, `on_acknowledged` is told it when the broker has the message. `correlation`: MQTT 5
+        correlation data of a reply."""
+        properties = None
+        if correlation is not None and self._config.protocol == "5":
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.CorrelationData = correlation
         # Not under our lock: paho calls back with its own message lock held, which publish() takes too.
-        mid = self._client.publish(topic, payload, qos=1, retain=retain).mid
+        mid = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
         with self._lock:
             answered_first = mid in self._early
             refusal = self._early.pop(mid, None)
@@ -145,6 +188,29 @@ class MqttConnection:
             token = self._tokens.pop(mid)
         if token is not None:
             self._call(lambda: self._on_acknowledged(token, refusal))
+
+    def _arrived(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
+        def hand_over() -> None:
+            properties = message.properties
+            self._on_message(
+                Incoming(
+                    message.topic,
+                    bytes(message.payload),
+                    message.retain,
+                    getattr(properties, "ResponseTopic", None),
+                    getattr(properties, "CorrelationData", None),
+                    getattr(properties, "ContentType", ""),
+                    tuple(getattr(properties, "UserProperty", ())),
+                )
+            )
+
+        self._call(hand_over)
+
+    def _subscribed(
+        self, _client: paho.Client, _data: object, _mid: int, codes: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        if any(code.is_failure for code in codes):
+            log.warning("the broker refuses us the command topics (%s); commands do not come over MQTT", codes[0])
 
     @staticmethod
     def _call(callback: Callable[[], None]) -> None:

@@ -12,6 +12,7 @@ import typer
 from config.errors import AprilcamError, ConfigError, Problem
 from config.schema import Config, InferenceConfig, PylonCamera
 from daemon.checks import load_checked
+from daemon.command_line import add_commands
 from daemon.presets import load_preset
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -185,6 +186,9 @@ def _with_broker(loaded: Config, path: Path, broker: str) -> Config:
     if not host or not port.isdigit() or not 0 < int(port) < 65_536:
         raise ConfigError(path, [Problem("--broker", f"{broker!r} is not HOST:PORT", "Write for example 127.0.0.1:1883")])
     return loaded.model_copy(update={"mqtt": loaded.mqtt.model_copy(update={"host": host, "port": int(port)})})
+
+
+add_commands(app)
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,13 @@ log = logging.getLogger(__name__)
 Pixels = NDArray[np.uint8]
 P = ParamSpec("P")
 T = TypeVar("T")
+
+FAIR_S = 1.0
+"""However many frames come, background work gets one slice this often: a build is slow then, not stuck."""
+ROOM = 1.5
+"""A slice is begun when so many times the longest of the last ones fits before the next frame."""
+FORGET = 0.97
+"""How fast the longest slice is forgotten, per slice."""
 
 
 class Judge(Protocol):
@@ -50,6 +58,9 @@ class Inspector:
     Everything that computes with torch runs on the inspector's thread (`on_device` before `start`): each thread that does
     gets an OpenMP team of its own, and once the teams outnumber the cores their threads sleep instead of spinning, which
     made a lone frame take 65 ms instead of 37 on two cores.
+
+    Work in the background (building banks) comes as generators, of which one slice, up to the next `yield`, is run when no
+    frame waits and none is expected before its end, going by each station's own rhythm (`Station.rest_s`).
     """
 
     def __init__(
@@ -73,10 +84,29 @@ class Inspector:
         self._progress_s = time.monotonic()
         self._device = ThreadPoolExecutor(1, thread_name_prefix="inspector")
         self._ended: Future[None] | None = None
+        self._background: deque[tuple[Generator[object, None, Any], Future[Any]]] = deque()
+        self._slice_s = 0.0
+        self._sliced_s = 0.0
 
     def on_device(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run on the inspector's thread and wait; only before `start`."""
         return self._device.submit(function, *args, **kwargs).result()
+
+    def submit_background(self, work: Generator[object, None, T]) -> "Future[T]":
+        """Run on the inspector's thread, in slices between batches; several works take turns. Before `start`, at once.
+
+        The future is cancelled when the inspector stops first.
+        """
+        future: Future[T] = Future()
+        with self._wake:
+            if self._stopping:
+                future.cancel()
+                return future
+            self._background.append((work, future))
+            self._wake.notify()
+            if self._ended is None:
+                self._device.submit(self._finish_background)
+        return future
 
     def start(self, judge: Judge, stations: Sequence[Station]) -> None:
         """Begin to inspect."""
@@ -101,29 +131,85 @@ class Inspector:
         if self._ended is not None:
             self._ended.result()
         self._device.shutdown()
+        self._cancel_background()
         for ticket in self._take(1_000_000):
             ticket.taken_s = time.monotonic()
             self._finisher.unknown(ticket, "stopped", "the daemon was stopped before this frame's turn")
 
     def _run(self, judge: Judge) -> None:
-        while True:
-            self._progress_s = time.monotonic()
+        try:
+            while self._turn_round(judge):
+                self._progress_s = time.monotonic()
+        except DeviceBrokenError as error:
+            log.critical("device cannot be used any more: %s", error)
+            self._on_broken(str(error))
+        finally:
             with self._wake:
-                if not self._stopping and not any(station.waiting() for station in self._stations):
-                    self._wake.wait(1.0)
-                if self._stopping:
-                    return
-            batch = self._gather()
-            if batch:
-                try:
-                    self._inspect(judge, batch)
-                except DeviceBrokenError as error:
-                    log.critical("device cannot be used any more: %s", error)
-                    for ticket in batch:
-                        if ticket.entry is None:
-                            self._finisher.unknown(ticket, "model_failed", str(error))
-                    self._on_broken(str(error))
-                    return
+                self._stopping = True
+            self._cancel_background()
+
+    def _turn_round(self, judge: Judge) -> bool:
+        """One batch, and one slice of background work where there is room for it. False to end."""
+        with self._wake:
+            if not self._stopping and not self._frames_wait():
+                wait_s = self._rest_s()
+                if wait_s > 0:
+                    self._wake.wait(wait_s)
+            if self._stopping:
+                return False
+        batch = self._gather()
+        if batch:
+            try:
+                self._inspect(judge, batch)
+            except DeviceBrokenError as error:
+                for ticket in batch:
+                    if ticket.entry is None:
+                        self._finisher.unknown(ticket, "model_failed", str(error))
+                raise
+        if self._background:
+            overdue = time.monotonic() - self._sliced_s >= FAIR_S
+            if overdue or (not self._frames_wait() and self._rest_s() == 0):
+                self._slice()
+        return True
+
+    def _frames_wait(self) -> bool:
+        return any(station.waiting() for station in self._stations)
+
+    def _rest_s(self) -> float:
+        """Seconds to do nothing, unless a frame comes: 0 when a slice of background work has room."""
+        if not self._background:
+            return 1.0
+        now_s = time.monotonic()
+        due_s = self._sliced_s + FAIR_S - now_s
+        room_s = max((station.rest_s(now_s, ROOM * self._slice_s) for station in self._stations), default=0.0)
+        return max(0.0, min(due_s, room_s))
+
+    def _slice(self) -> None:
+        work, future = self._background.popleft()
+        started_s = time.monotonic()
+        try:
+            next(work)
+        except StopIteration as end:
+            future.set_result(end.value)
+        except BaseException as error:
+            future.set_exception(error)
+            if "CUDA error" in str(error):
+                raise DeviceBrokenError(str(error)) from error
+        else:
+            self._background.append((work, future))
+        self._sliced_s = time.monotonic()
+        self._slice_s = max(self._sliced_s - started_s, FORGET * self._slice_s)
+
+    def _finish_background(self) -> None:
+        """All of it, while there are no frames yet."""
+        while self._background:
+            self._slice()
+
+    def _cancel_background(self) -> None:
+        while self._background:
+            work, future = self._background.popleft()
+            work.close()
+            future.cancel()
 
     def _gather(self) -> list[Ticket]:
         batch = self._take(self._max_batch)

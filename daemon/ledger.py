@@ -12,7 +12,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from connectors.contract import ResultOut
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE results (
     station TEXT NOT NULL, sequence INTEGER NOT NULL, result_id TEXT NOT NULL UNIQUE, created_ns INTEGER NOT NULL,
@@ -41,6 +41,12 @@ CREATE TABLE shots (
 CREATE TABLE banks (
     recipe TEXT NOT NULL, bank TEXT NOT NULL, calibration TEXT NOT NULL, built_ns INTEGER NOT NULL,
     PRIMARY KEY (recipe, bank)
+);
+CREATE TABLE current_banks (
+    recipe TEXT PRIMARY KEY, bank TEXT NOT NULL, rolled_back INTEGER NOT NULL
+);
+CREATE TABLE not_shots (
+    recipe TEXT NOT NULL, shot TEXT NOT NULL, why TEXT NOT NULL, PRIMARY KEY (recipe, shot)
 );
 """
 
@@ -161,6 +167,16 @@ class Ledger:
         self._work.put(_Call(run, future, durable))  # type: ignore[arg-type]
         return future
 
+    def publish(self, messages: Sequence[Message]) -> "Future[None]":
+        """Put messages that belong to no result into the outbox."""
+        now_ns = time.time_ns()
+
+        def insert(connection: sqlite3.Connection) -> None:
+            rows = [(message.topic, message.payload, now_ns) for message in messages]
+            connection.executemany("INSERT INTO outbox (topic, payload, enqueued_ns) VALUES (?, ?, ?)", rows)
+
+        return self.call(insert)
+
     def reader(self) -> sqlite3.Connection:
         """A read-only connection for the calling thread, which closes it."""
         return sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, isolation_level=None)
@@ -273,9 +289,15 @@ class Ledger:
 def _lock(folder: Path) -> TextIO:
     """The folder belongs to one daemon: two would number results twice. The lock goes with the process, however it ends."""
     file = (folder / "lock").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    for attempt in range(10):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            # The command line looks at the lock for a moment, to learn whether a daemon runs.
+            if attempt < 9:
+                time.sleep(0.02)
+    else:
         file.seek(0)
         owner = file.read().strip() or "unknown"
         file.close()

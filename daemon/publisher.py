@@ -11,11 +11,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from config.errors import MqttError
 from config.schema import MqttConfig
-from connectors.mqtt import MqttConnection
+from connectors.mqtt import Incoming, MqttConnection
 from daemon.ledger import Ledger, OutboxRow, outbox_after
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ FAREWELL = -1
 """Stands for the farewell where outbox ids stand for messages."""
 PACKET_ROOM = 16
 """Bytes of a PUBLISH packet beside topic and payload."""
+REPLIES = 256
+"""Replies that may wait for the broker; past it the oldest is given up, and its command may be sent again."""
 RETRY_S = (0.5, 15.0)
 """First and longest wait between two attempts to connect; each wait doubles, with jitter so that daemons do not storm."""
 
@@ -44,8 +47,26 @@ class PublishObserver(Protocol):
         """A message will never be taken by the broker."""
 
 
+class Inbox(Protocol):
+    """Who takes commands that come over the same connection."""
+
+    topic_filter: str
+
+    def receive(self, message: Incoming) -> None:
+        """On the connection's thread: must return at once."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer to a command, sent once; it does not outlive the daemon."""
+
+    topic: str
+    payload: bytes
+    correlation: bytes | None
+
+
 class Publisher:
-    """Owner of the broker connection. `wake` and `retain` may be called from any thread."""
+    """Owner of the broker connection. `wake`, `retain` and `reply` may be called from any thread."""
 
     def __init__(
         self,
@@ -54,14 +75,17 @@ class Publisher:
         will: tuple[str, bytes],
         birth: Callable[[], dict[str, bytes]],
         observer: PublishObserver,
+        inbox: Inbox | None = None,
     ) -> None:
         """`will` is (topic, payload) that the broker sends when we vanish; `birth` gives every retained message, asked for
-        on each connect."""
+        on each connect. `inbox` gets what comes on its topics."""
         self._config = config
         self._ledger = ledger
         self._will = will
         self._birth = birth
         self._observer = observer
+        self._inbox = inbox
+        self._replies: deque[Reply] = deque(maxlen=REPLIES)
         self._wake = threading.Condition()
         self._work = False
         self._stopping = False
@@ -97,6 +121,13 @@ class Publisher:
         """Publish a retained message, after what is committed where the window allows; only the newest per topic is sent."""
         with self._wake:
             self._retained[topic] = payload
+            self._work = True
+            self._wake.notify()
+
+    def reply(self, reply: Reply) -> None:
+        """Send an answer, now or once the broker is back."""
+        with self._wake:
+            self._replies.append(reply)
             self._work = True
             self._wake.notify()
 
@@ -139,7 +170,13 @@ class Publisher:
             self._in_flight.clear()
             self._read_to_end = False
         try:
-            connection = MqttConnection(self._config, self._will, self._acknowledged, self._lose)
+            connection = MqttConnection(
+                self._config,
+                self._will,
+                self._acknowledged,
+                self._lose,
+                self._inbox.receive if self._inbox is not None else lambda _: None,
+            )
             connection.open(CONNECT_TIMEOUT_S)
         except MqttError as error:
             if self.trouble != str(error):
@@ -160,6 +197,9 @@ class Publisher:
             self.connected, self.trouble = True, None
             self._retained.clear()
             self._work = True
+        if self._inbox is not None:
+            # Before the birth: who sees us online may command at once.
+            connection.subscribe(self._inbox.topic_filter)
         for topic, payload in self._birth().items():
             connection.publish(topic, payload, retain=True)
         self._observer.mqtt_connected(True)
@@ -171,15 +211,19 @@ class Publisher:
                 self._wake.wait_for(lambda: self._work or self._lost is not None, 1.0)
                 self._work = False
                 lost, stopping = self._lost, self._stopping
-                retained = {}
+                retained: dict[str, bytes] = {}
+                replies: deque[Reply] = deque()
                 if lost is None:
                     retained, self._retained = self._retained, {}
+                    replies, self._replies = self._replies, deque(maxlen=REPLIES)
             if lost is not None:
                 break
             if not stopping:
                 self._drain(connection)
             for topic, payload in retained.items():
                 connection.publish(topic, payload, retain=True)
+            for reply in replies:
+                connection.publish(reply.topic, reply.payload, correlation=reply.correlation)
             if stopping:
                 self._say_farewell(connection)
                 break

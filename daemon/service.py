@@ -17,20 +17,30 @@ import numpy as np
 
 from config.errors import AprilcamError
 from config.schema import Config, RecipeConfig
-from connectors.contract import Reason, ResultOut, StatusOut, Topics
+from connectors.contract import EventKind, EventOut, Reason, ResultOut, StatusOut, Topics
 from connectors.metrics import GaugeRow, Metrics
 from connectors.systemd import Notifier
+from daemon.banks import Banks
+from daemon.builder import Builder, Detail
+from daemon.command_parts import Parts
+from daemon.commands import Commands
+from daemon.drop import DropFolders
 from daemon.finisher import Finisher
 from daemon.frame import Frame
+from daemon.frames import NewestFrames
 from daemon.inspector import Inspector
-from daemon.ledger import Ledger, last_document, outbox_depth
+from daemon.ledger import Ledger, Message, last_document, outbox_depth
 from daemon.line import Line, StationView
+from daemon.mqtt_commands import MqttCommands
 from daemon.presets import load_preset
 from daemon.publisher import Publisher
-from daemon.registrar import Registrar
+from daemon.shots import Shots
 from daemon.station import Station, Taught, Untaught
 from daemon.supervisor import CameraStatus, CameraSupervisor
+from daemon.teacher import Teacher
+from daemon.web.api import Api
 from daemon.web.app import HttpServer, create_app
+from daemon.web.guard import Guard
 from model.detector import Detector
 from model.errors import ModelError
 from model.features import create_extractor
@@ -70,6 +80,9 @@ class Service:
         self.metrics = Metrics(VERSION)
         self.topics = Topics(config.mqtt.prefix)
         self.started_at = datetime.now(UTC)
+        self.frames = NewestFrames()
+        self.commands = Commands(self, self.frames, self.metrics.command)
+        self._config_path = config_path
         self._base = config_path.resolve().parent
         self._observer = observer
         self._notifier = Notifier()
@@ -110,12 +123,17 @@ class Service:
         self.ledger = Ledger(store, self._committed)
         stack.callback(self.ledger.close)
         stack.callback(self._count_outbox)
-        self._publisher = Publisher(config.mqtt, self.ledger, self._status("offline"), self._birth, self.metrics)
+        names = [station.name for station in config.stations]
+        inbox = MqttCommands(self.topics, self.commands, names, lambda reply: self._publisher.reply(reply))
+        self._publisher = Publisher(config.mqtt, self.ledger, self._status("offline"), self._birth, self.metrics, inbox)
+        api = Api(self.commands, Guard(config.http, self._config_path), self._tell_status, self._tell_recipes)
         # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.
-        http = HttpServer(config.http, create_app(self.metrics.text, self.alive, self.ready))
+        http = HttpServer(config.http, create_app(self.metrics.text, self.alive, self.ready, [api.mount()]))
         self.http_url = http.url
         http.start()
         stack.callback(http.stop)
+        inbox.start()
+        stack.callback(inbox.stop)
         self._publisher.start()
         stack.callback(lambda: self._publisher.stop(self._status("stopped"), DRAIN_S))
         self._finisher = Finisher(self.topics, on_error=self.metrics.finish_errors.inc)
@@ -130,13 +148,21 @@ class Service:
         stack.callback(self._settle)
         stack.callback(inspector.stop)
         detector = inspector.on_device(self._load, spec)
-        self.registrar = Registrar(store, self.ledger, detector, config.inference.bank_rows)
-        inspector.on_device(self._add_stations, detector)
+        self._make_teacher(detector, inspector)
+        stack.callback(self._builder.stop)
+        self._add_stations(detector)
         self.metrics.scrape_with(self._gauges)
         inspector.start(detector, [line.station for line in self._lines.values()])
         for line in self._lines.values():
             line.supervisor.start()
+        self._builder.start()
         stack.callback(self._stop_cameras)
+        drops = DropFolders({recipe.name: recipe.drop for recipe in config.recipes if recipe.drop}, self.commands)
+        self.commands.open(Parts(self.teacher))
+        stack.callback(self.commands.close)
+        stack.callback(self.frames.close)
+        drops.start()
+        stack.callback(drops.stop)
         for tried in (*(line.tried for line in self._lines.values()), self._publisher.attempted):
             while not tried.wait(0.05) and not self._stop.is_set():
                 pass
@@ -148,34 +174,54 @@ class Service:
         self._progress(f"loading model {spec.name}", 1, 1)
         return detector
 
+    def _make_teacher(self, detector: Detector, inspector: Inspector) -> None:
+        store, recipe_of = self.config.store.path, self.config.recipe
+        shots = Shots(store, self.ledger)
+        banks = Banks(store, self.ledger, self._bank_corrupt)
+        self._builder = Builder(
+            store,
+            shots,
+            banks,
+            detector,
+            inspector,
+            recipe_of=recipe_of,
+            on_taught=self._taught,
+            on_event=self._event,
+            bank_rows=self.config.inference.bank_rows,
+        )
+        self.teacher = Teacher(shots, banks, recipe_of, self._builder, self._event)
+
     def _add_stations(self, detector: Detector) -> None:
         config = self.config
         taught: dict[str, Taught | Untaught] = {}
         for station_config in config.stations:
             recipe = config.recipe(station_config.recipe)
             if recipe.name not in taught:
+                for outcome in ("built", "failed"):
+                    self.metrics.bank_builds.labels(recipe.name, outcome)
                 taught[recipe.name] = self._teach(recipe, detector)
             station = Station(station_config, recipe, config.takes_every_frame(station_config), self.ledger.submit)
             station.taught = taught[recipe.name]
             self.metrics.add_station(station.name, recipe.name)
             camera = config.camera(station_config.camera)
+            # One for the frame that commands may ask for, beside those that are on their way.
+            slots = station_config.queue_frames + 2 * config.inference.max_batch + 3
             supervisor = CameraSupervisor(
                 camera,
-                on_frame=partial(self._arrived, station),
+                on_frame=partial(self._arrived, station, slots),
                 on_change=partial(self._camera_changed, station.name),
-                slots=station_config.queue_frames + 2 * config.inference.max_batch + 2,
+                slots=slots,
             )
             self._lines[station.name] = line = Line(station, supervisor)
             self._tell_state(line, quietly=True)
 
     def _teach(self, recipe: RecipeConfig, detector: Detector) -> Taught | Untaught:
         try:
-            self.registrar.register_folder(recipe, self._progress)
-            taught = self.registrar.teach(recipe, self._progress)
-            if isinstance(taught, Taught):
+            taught = self.teacher.start(recipe, self._progress)
+            if isinstance(taught, Taught) and self._inspector is not None:
                 # The first real part is to be as quick as the others.
                 size = (recipe.region.height, recipe.region.width) if recipe.region else (256, 256)
-                detector.judge([np.zeros(size, np.uint8)], [taught.reference])
+                self._inspector.on_device(detector.judge, [np.zeros(size, np.uint8)], [taught.reference])
             return taught
         except _StoppedEarly:
             raise
@@ -243,8 +289,9 @@ class Service:
 
     # Frames in, results out.
 
-    def _arrived(self, station: Station, frame: Frame) -> None:
+    def _arrived(self, station: Station, ring_slots: int, frame: Frame) -> None:
         """On the camera supervisor's thread."""
+        self.frames.see(station.name, frame, ring_slots)
         frames = self.metrics.frames
         if frame.fault is not None or frame.pixels is None:
             detail = frame.fault or "unreadable: no pixels"
@@ -290,6 +337,44 @@ class Service:
             self._publisher.retain(self.topics.last(station), result.encode())
         self._publisher.wake()
 
+    # Banks.
+
+    def _taught(self, recipe: str, taught: Taught | Untaught) -> None:
+        """A bank is new: each frame is judged by the one or the other, as the station is asked once for each."""
+        for line in list(self._lines.values()):
+            if line.station.recipe.name == recipe:
+                line.station.taught = taught
+                self._tell_state(line)
+
+    def _bank_corrupt(self, recipe: str, bank: str, reason: str) -> None:
+        self._event(recipe, "bank_corrupt", {"bank": bank, "reason": reason[:500]})
+
+    def _event(self, recipe: str, kind: EventKind, detail: Detail) -> None:
+        """To metrics, and to each station of the recipe. On whichever thread it happened."""
+        progress = self.metrics.build_progress.labels(recipe)
+        match kind:
+            case "build_started":
+                progress.set(0)
+            case "build_progress":
+                progress.set(float(detail["share"] or 0))
+                if not self._publisher.connected:
+                    return  # nobody wants to hear it afterwards
+            case "bank_built" | "build_failed":
+                progress.set(1)
+                self.metrics.bank_builds.labels(recipe, "built" if kind == "bank_built" else "failed").inc()
+                if kind == "bank_built":
+                    self.metrics.bank_build.labels(recipe).observe(float(detail["seconds"] or 0))
+        stations = [station.name for station in self.config.stations if station.recipe == recipe]
+        now = datetime.now(UTC)
+        messages = [
+            Message(
+                self.topics.event(station),
+                EventOut(station=station, recipe=recipe, kind=kind, detail=detail, created_at=now).encode(),
+            )
+            for station in stations
+        ]
+        self.ledger.publish(messages).add_done_callback(lambda _: self._publisher.wake())
+
     # State.
 
     def _camera_changed(self, name: str, status: CameraStatus) -> None:
@@ -297,6 +382,8 @@ class Service:
         line = self._lines[name]
         self.metrics.camera_restarts.labels(line.station.name).inc(status.restarts - line.restarts_seen)
         line.restarts_seen = status.restarts
+        if not status.connected:
+            self.frames.let_go(name)
         if status.reason != "starting":
             line.tried.set()
         self._tell_state(line)
@@ -333,6 +420,28 @@ class Service:
     def views(self) -> list[StationView]:
         """Every station as shown to people."""
         return [line.view() for line in list(self._lines.values())]
+
+    def recipes(self) -> list[str]:
+        """Names."""
+        return [recipe.name for recipe in self.config.recipes]
+
+    def stations(self) -> dict[str, str]:
+        """Each station's recipe."""
+        return {name: line.station.recipe.name for name, line in list(self._lines.items())}
+
+    def _tell_status(self) -> dict[str, Any]:
+        """For GET /api/status."""
+        well, alive = self.alive()
+        stations = {view.station: {key: value for key, value in vars(view).items() if key != "station"} for view in self.views()}
+        broker = {"connected": self._publisher.connected, "trouble": self._publisher.trouble}
+        return {**alive, "ready": self.ready()[0], "stations": stations, "broker": broker, "alive": well}
+
+    def _tell_recipes(self) -> list[dict[str, Any]]:
+        """For GET /api/recipes."""
+        users = self.stations().items()
+        return [
+            {"recipe": recipe, "stations": [station for station, used in users if used == recipe]} for recipe in self.recipes()
+        ]
 
     @property
     def broker_trouble(self) -> str | None:

@@ -79,6 +79,8 @@ class Station:
     _queue: deque[Ticket] = field(default_factory=deque)
     _order: deque[Ticket] = field(default_factory=deque)
     _ended_s: float = 0.0
+    _came_s: float = 0.0
+    _gaps: deque[float] = field(default_factory=lambda: deque(maxlen=8))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -104,6 +106,10 @@ class Station:
         """Queue a frame that can be judged. A full queue refuses it where every frame counts, else gives up its oldest."""
         ticket = Ticket(self, frame)
         with self._lock:
+            now_s = time.monotonic()
+            if self._came_s:
+                self._gaps.append(now_s - self._came_s)
+            self._came_s = now_s
             self._order.append(ticket)
             displaced = None
             if len(self._queue) >= self.config.queue_frames:
@@ -138,6 +144,19 @@ class Station:
     def waiting(self) -> int:
         """Frames in the queue."""
         return len(self._queue)
+
+    def rest_s(self, now_s: float, need_s: float) -> float:
+        """Seconds for which nothing that takes `need_s` should begin, as a frame is expected before its end.
+
+        Going by the last eight gaps between frames, the next one is due after the shortest of them. When it has not come
+        by twice that, the rhythm is broken (a stop, or parts that come as they like) and nothing is expected.
+        """
+        with self._lock:
+            if not self._gaps:
+                return 0.0
+            gap_s = min(self._gaps)
+            due_s = self._came_s + gap_s
+        return 0.0 if now_s + need_s <= due_s else max(0.0, due_s + gap_s - now_s)
 
     def stuck_s(self, now_s: float) -> float:
         """Seconds without any end of a frame while one waits for its own."""

@@ -1,7 +1,6 @@
 """`make demo-sheet`: every picture of the demo with its anomaly map, mask and verdict, on one sheet in build/demo/."""
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import cv2
@@ -9,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.schema import load_config
-from connectors.cameras.pictures import read_picture
-from daemon.ledger import Ledger
+from connectors.cameras.pictures import list_pictures, read_picture
 from daemon.presets import load_preset
-from daemon.registrar import Registrar
-from daemon.station import Untaught
+from daemon.shots import crop, pixel_hash
 from demo.pictures import BUILD, Part, lay_out
 from demo.run import CONFIG
-from model.detector import Detector
+from model.bank import build_bank
+from model.calibration import calibrate
+from model.detector import Detector, Reference
 from model.features import create_extractor
 from model.regions import find_regions
 
@@ -62,19 +61,16 @@ def main() -> None:
     config = load_config(CONFIG)
     recipe = config.recipes[0]
     detector = Detector(create_extractor(load_preset(config.inference.preset, CONFIG.parent), config.inference.device))
-    with tempfile.TemporaryDirectory() as store:
-        ledger = Ledger(Path(store))
-        registrar = Registrar(Path(store), ledger, detector, config.inference.bank_rows)
-        registrar.register_folder(recipe, lambda *_: None)
-        taught = registrar.teach(recipe, lambda *_: None)
-        ledger.close()
-    if isinstance(taught, Untaught):
-        raise SystemExit(taught.reason)
-    threshold = taught.calibration.threshold
+    shots = [read_picture(path) for path in list_pictures(recipe.shots)] if recipe.shots is not None else []
+    features = detector.encode([crop(pixels, recipe.region, "shot") for pixels in shots])
+    names, most = [pixel_hash(pixels) for pixels in shots], detector.extractor.spec.bank_rows
+    bank = build_bank(features, fingerprint=detector.fingerprint, shots=names, max_rows=most)
+    calibration = calibrate(detector, features, Reference(bank))
+    reference, threshold = calibration.apply(Reference(bank)), calibration.threshold
     rows, scores = [], []
     for part in sorted(line, key=lambda part: (part.defective, part.source.name)):
         pixels = read_picture(part.source)
-        judged = detector.judge([pixels], [taught.reference])
+        judged = detector.judge([pixels], [reference])
         score = float(judged.scores[0])
         scores.append((part.defective, score))
         rows.append(_row(part, pixels, judged.maps[0], score, threshold))
@@ -84,7 +80,7 @@ def main() -> None:
     cv2.imwrite(str(path), sheet)
     good = [score for defective, score in scores if not defective]
     bad = [score for defective, score in scores if defective]
-    print(f"threshold {threshold:.4f} from {taught.calibration.shots} shots")
+    print(f"threshold {threshold:.4f} from {calibration.shots} shots")
     if good:
         print(f"good:      {sum(score <= threshold for score in good)} of {len(good)} pass (highest {max(good):.4f})")
     if bad:

@@ -19,11 +19,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from model.coreset import coreset
+from model.coreset import choosing
 from model.errors import BankError, ShotsError
 from model.features import DTYPES, PatchFeatures
 from model.files import sync_folder
 from model.spec import BANK_ROWS
+from model.steps import Steps, finish
 
 BANK_FORMAT = 2
 """Raised whenever the same manifest comes to mean other rows, the coreset's choice included."""
@@ -150,6 +151,19 @@ def build_bank(
     Raises ModelError for features that are not finite, ShotsError without shots or with a picture registered twice (leaving
     it out would then leave it in).
     """
+    steps = building(features, fingerprint=fingerprint, shots=shots, region=region, max_rows=max_rows)
+    return finish(steps, progress)
+
+
+def building(
+    features: PatchFeatures,
+    *,
+    fingerprint: Mapping[str, Any],
+    shots: Sequence[str],
+    region: tuple[int, int, int, int] | None = None,
+    max_rows: int = BANK_ROWS,
+) -> Steps[Bank]:
+    """`build_bank` in short steps."""
     if not shots or len(shots) != len(features):
         raise ShotsError(f"bank: expected features of 1 or more shots, got {len(features)} for {len(shots)} shots")
     if len(set(shots)) < len(shots):
@@ -158,14 +172,16 @@ def build_bank(
     flat = [layer.flatten(0, 1) for layer in features.layers]
     total = sum(max_rows for layer in flat if len(layer) > max_rows)
     before = 0
-
-    def report(done: int, _most: int) -> None:
-        if progress is not None:
-            progress(before + done, total)
-
     layers, rows = [], []
     for layer, grid in zip(flat, features.grids, strict=True):
-        chosen = coreset(layer, max_rows, report)
+        work = choosing(layer, max_rows)
+        while True:
+            try:
+                done, _ = next(work)
+            except StopIteration as end:
+                chosen = end.value
+                break
+            yield before + done, total
         if len(layer) > max_rows:
             before += max_rows
         whole = len(chosen) == len(layer)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from model.detector import Detector, Reference
+from model.detector import Detector, Judgement, Reference
 from model.errors import ShotsError
 from model.features import PatchFeatures
+from model.steps import Steps, finish
 
 ENOUGH_SHOTS = 8
 """Under this many shots the largest normal score is too much a matter of luck."""
@@ -92,6 +93,13 @@ def image_weight_rule(peaks: Sequence[float]) -> float:
 def calibrate(
     detector: Detector, features: PatchFeatures, reference: Reference, mirrored: PatchFeatures | None = None
 ) -> Calibration:
+    """`calibrating` at once."""
+    return finish(calibrating(detector, features, reference, mirrored))
+
+
+def calibrating(
+    detector: Detector, features: PatchFeatures, reference: Reference, mirrored: PatchFeatures | None = None
+) -> Steps[Calibration]:
     """Score each shot as if it were no shot, and set threshold, image weight and background limit by the rules.
 
     features: of all shots, in the order of the bank's. reference: what will judge; what it has of an earlier calibration is
@@ -105,16 +113,18 @@ def calibrate(
         raise ShotsError(f"calibration: expected at least 2 shots, got {shots}. Register {ENOUGH_SHOTS - shots} more")
     spec = detector.extractor.spec
     plain = replace(reference, image_weight=0.0, background_limit=math.inf)
-    each = [features.select([number]) for number in range(shots)]
-
-    def without(shot: int) -> Reference:
-        return plain if bank is None else replace(plain, bank=bank.without(shot))
-
+    each = [features.select(slice(number, number + 1)) for number in range(shots)]  # views
+    judged: list[Judgement] = []
     if lone and mirrored is not None:
-        judged = [detector.judge_features(mirrored.select([view]), [plain]) for view in range(len(mirrored))]
+        for view in range(len(mirrored)):
+            judged.append(detector.judge_features(mirrored.select([view]), [plain]))
+            yield view + 1, len(mirrored) + shots
     else:
         # One at a time: each is nearly a whole bank.
-        judged = [detector.judge_features(own, [without(shot)]) for shot, own in enumerate(each)]
+        for shot, own in enumerate(each):
+            others = plain if bank is None else replace(plain, bank=bank.without(shot))
+            judged.append(detector.judge_features(own, [others]))
+            yield shot + 1, 2 * shots
     peaks = [float(own.scores[0]) for own in judged]
     weight = image_weight_rule(peaks) if reference.text is not None else 0.0
     limit = BACKGROUND_ROOM * max(-float(own.shifts[0]) for own in judged) if spec.background is not None else 0.0
@@ -122,7 +132,11 @@ def calibrate(
     left_out = tuple(peak + share for peak, share in zip(peaks, shares, strict=True))
     threshold = threshold_rule(left_out, LONE_FACTOR if lone else FACTOR)
     taught = replace(reference, image_weight=weight, background_limit=limit)
-    self_test = tuple(float(detector.judge_features(own, [taught]).scores[0]) for own in each)
+    scores: list[float] = []
+    for own in each:
+        scores.append(float(detector.judge_features(own, [taught]).scores[0]))
+        yield len(judged) + len(scores), len(judged) + shots
+    self_test = tuple(scores)
     # Written so that NaN fails it.
     if not all(value < threshold for value in self_test):
         raise ShotsError(

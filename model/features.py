@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from model.errors import ConversionError, ModelError
 from model.spec import ModelSpec
+from model.steps import Steps
 from model.weights import load_into, load_weights
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,31 @@ def join(parts: Sequence[PatchFeatures]) -> PatchFeatures:
     if joints:
         joint = JointFeatures(_join([own.layers for own in joints]), torch.cat([own.image for own in joints]))
     return PatchFeatures(_join([part.layers for part in parts]), parts[0].grids, joint)
+
+
+def joining(parts: Sequence[PatchFeatures], device: str | torch.device) -> Steps[PatchFeatures]:
+    """`join`, in short steps, into the memory of a device."""
+    count = sum(len(part) for part in parts)
+
+    def put(pieces: Sequence[Tensor]) -> Steps[Tensor]:
+        whole = torch.empty((count, *pieces[0].shape[1:]), dtype=pieces[0].dtype, device=device)
+        start = 0
+        for piece in pieces:
+            whole[start : start + len(piece)] = piece
+            start += len(piece)
+            yield start, count
+        return whole
+
+    layers, joints = [], []
+    for own in zip(*(part.layers for part in parts), strict=True):
+        layers.append((yield from put(own)))
+    told = [part.joint for part in parts if part.joint is not None]
+    if not told:
+        return PatchFeatures(tuple(layers), parts[0].grids)
+    for own in zip(*(joint.layers for joint in told), strict=True):
+        joints.append((yield from put(own)))
+    image = yield from put([joint.image for joint in told])
+    return PatchFeatures(tuple(layers), parts[0].grids, JointFeatures(tuple(joints), image))
 
 
 def _join(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 """What the tests share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from daemon.presets import load_preset
 from daemon.station import Taught
 from model.bank import build_bank
 from model.calibration import Calibration
-from model.detector import Reference
-from model.features import PatchFeatures
+from model.detector import Detector, Reference
+from model.features import PatchFeatures, create_extractor
+from tests.plant import TestPlant
 
 # cameras
 
@@ -51,3 +53,17 @@ def taught() -> Taught:
         shots=("a" * 64, "b" * 64),
     )
     return Taught(Reference(bank), Calibration(0.5, 0.5, (0.1, 0.1), (0.0, 0.0), True, "register 6 more"))
+
+
+@pytest.fixture(scope="session")
+def shipped_detector() -> Detector:
+    """The default preset, run by torch."""
+    return Detector(create_extractor(load_preset("efficientnet-lite0", Path()), runtime="torch"))
+
+
+@pytest.fixture
+def plant(tmp_path: Path, shipped_detector: Detector) -> Iterator[TestPlant]:
+    """Commands with the real parts behind them."""
+    plant = TestPlant(tmp_path, shipped_detector)
+    yield plant
+    plant.close()

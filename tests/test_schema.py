@@ -71,6 +71,9 @@ def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
         ('path = "pictures"', 'path = "pictures"\nrate_hz = 0.0', "cameras.0.rate_hz", "greater than 0"),
         ('object = "metal gear"', 'object = "x"\nshots = "none"', "recipes.0.shots", "is not a folder. Make it"),
         ("[[cameras]]", "[mqtt]\nprefix = 'a/#'\n[[cameras]]", "mqtt.prefix", "match pattern"),
+        ("[[cameras]]", "[http]\ntoken_file = 'none'\n[[cameras]]", "http.token_file", "is not a file. Write a long random"),
+        ('object = "metal gear"', 'object = "x"\ndrop = "none"', "recipes.0.drop", "is not a folder. Make it"),
+        ('object = "metal gear"', 'object = "x"\nshots = "."\ndrop = "."', "recipes.0.drop", "reads its shots. Give it"),
         ("[[cameras]]", "[mqtt]\nusername = 'x'\npassword_file = 'none'\n[[cameras]]", "mqtt.password_file", "is not a file"),
     ],
 )
@@ -141,8 +144,11 @@ def test_the_example_is_valid_and_shows_every_key(tmp_path: Path) -> None:
     text = EXAMPLE.read_text()
     document: dict[str, Any] = tomllib.loads(text)
     (tmp_path / "shots" / "gear").mkdir(parents=True)
+    (tmp_path / "drop" / "gear").mkdir(parents=True)
     (tmp_path / "password").write_text("x")
-    config = load(tmp_path, text.replace("/etc/aprilcam/mqtt-password", str(tmp_path / "password")))
+    for secret in ("/etc/aprilcam/mqtt-password", "/etc/aprilcam/http-token"):
+        text = text.replace(secret, str(tmp_path / "password"))
+    config = load(tmp_path, text)
 
     assert keys(Config) == set(document)
     for table in ("store", "mqtt", "http", "inference"):

@@ -1,8 +1,8 @@
-"""The one HTTP port: /metrics, /healthz, /readyz."""
+"""The one HTTP port: /metrics, /healthz, /readyz, and what is mounted beside them (/api)."""
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from config.errors import AddressError
 from config.schema import HttpConfig
@@ -19,8 +19,9 @@ Health = Callable[[], tuple[bool, dict[str, Any]]]
 """(is all well, detail as JSON)."""
 
 
-def create_app(metrics: Callable[[], bytes], alive: Health, ready: Health) -> Starlette:
-    """The application. `alive` asks whether the process works, `ready` whether every station can give verdicts."""
+def create_app(metrics: Callable[[], bytes], alive: Health, ready: Health, beside: Sequence[BaseRoute] = ()) -> Starlette:
+    """The application. `alive` asks whether the process works, `ready` whether every station can give verdicts; `beside` is
+    what else the port serves."""
 
     def show_metrics(_: Request) -> Response:
         return Response(metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -37,6 +38,7 @@ def create_app(metrics: Callable[[], bytes], alive: Health, ready: Health) -> St
             Route("/metrics", show_metrics),
             Route("/healthz", answer(alive)),
             Route("/readyz", answer(ready)),
+            *beside,
         ]
     )
 

@@ -1,0 +1,363 @@
+"""The commands: every request and every answer, in one place (docs/mqtt/commands.schema.json is generated from here).
+
+The same models hold for all ways in: MQTT, HTTP, the command line and the drop folder. Compatibility: fields are only added
+to answers; a request with a field that is not known is refused, so that a typing error never passes for consent.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.json_schema import models_json_schema
+
+from config.schema import Name, Region
+from connectors.contract import Moment, Payload
+
+MAX_PICTURE_BYTES = 64 << 20
+"""Largest picture file, and largest recipe file, that a command may bring along."""
+MAX_WAIT_S = 60.0
+MAX_NEXT = 32
+MAX_BASE64 = -(-MAX_PICTURE_BYTES // 3) * 4
+Code = Literal[
+    "unknown_command",
+    "malformed",
+    "unknown_recipe",
+    "unknown_station",
+    "unknown_result",
+    "refused",
+    "busy",
+    "too_large",
+    "failed",
+]
+"""Why a command was not done. `busy` passes: send it again. `failed`: the daemon or its disk, not the command."""
+
+ResultId = Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{1,64}$")]
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+"""A hash or its beginning."""
+Base64 = Annotated[str, Field(min_length=4, max_length=MAX_BASE64)]
+Label = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Request(BaseModel):
+    """Base of every request. The same `request_id` with the same content is one command, however often it comes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    request_id: str | None = Field(default=None, min_length=1, max_length=128)
+
+
+class RecipeRequest(Request):
+    """About one recipe: named, or the one that `station` has now."""
+
+    recipe: Name | None = None
+    station: Name | None = None
+
+
+class Register(RecipeRequest):
+    """Make good parts reference shots. From one source: `next` N frames or the `last` frame of the station, the archived
+    picture of a `result_id`, or a `picture` file (PNG, JPEG, BMP, TIFF; base64, or attached as it is)."""
+
+    next: int | None = Field(default=None, ge=1, le=MAX_NEXT)
+    last: bool = False
+    result_id: ResultId | None = None
+    picture: Base64 | None = None
+    name: Label | None = None
+    """What people call the picture, a file name for instance; told in messages."""
+    force: bool = False
+    """Take a shot even though the present bank finds it far from good."""
+    timeout_s: float = Field(default=10.0, gt=0, le=MAX_WAIT_S)
+    """How long to wait for each of the `next` frames."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Register":
+        sources = (self.next is not None, self.last, self.result_id is not None, self.picture is not None)
+        if sum(sources) > 1:
+            raise ValueError("several sources, expected one of next, last, result_id, picture")
+        return self
+
+
+class Forget(RecipeRequest):
+    """Take a shot out of the recipe. `shot` may be the beginning of its hash."""
+
+    shot: Hex
+
+
+class Shots(RecipeRequest):
+    """List the reference shots."""
+
+
+class Banks(RecipeRequest):
+    """List the banks that are kept, newest first."""
+
+
+class Rebuild(RecipeRequest):
+    """Build the bank again from the shots."""
+
+
+class Rollback(RecipeRequest):
+    """Go back to a kept bank; without `bank` to the one before the present one."""
+
+    bank: Hex | None = None
+
+
+class RecipeCreate(Request):
+    """Make a recipe that the configuration file does not have."""
+
+    recipe: Name
+    object: str = Field(min_length=1, max_length=100)
+    mode: Literal["zero_shot", "few_shot", "both"] | None = None
+    region: Region | None = None
+
+
+class RecipeCopy(Request):
+    """Make a recipe with another's settings and shots."""
+
+    recipe: Name
+    to: Name
+
+
+class RecipeSelect(Request):
+    """Let a station inspect by another recipe, from its next frame on."""
+
+    station: Name
+    recipe: Name
+
+
+class RecipeDelete(Request):
+    """Remove a recipe that no station has."""
+
+    recipe: Name
+
+
+class RecipeExport(Request):
+    """One file with shots, thresholds and manifest."""
+
+    recipe: Name
+
+
+class RecipeImport(Request):
+    """Take in an exported file (base64, or attached as it is), under its own name or another."""
+
+    recipe: Name | None = None
+    file: Base64 | None = None
+
+
+class ThresholdSet(RecipeRequest):
+    """Set the threshold: absolute, or as a factor of the calibrated one; neither goes back to the calibrated one."""
+
+    threshold: float | None = Field(default=None, gt=0, le=100)
+    factor: float | None = Field(default=None, gt=0, le=100)
+
+    @model_validator(mode="after")
+    def _one(self) -> "ThresholdSet":
+        if self.threshold is not None and self.factor is not None:
+            raise ValueError("both threshold and factor, expected one of them")
+        return self
+
+
+class Mark(Request):
+    """Say what an archived part really was."""
+
+    result_id: ResultId
+    verdict: Literal["good", "bad"]
+
+
+class Promote(Request):
+    """Make the archived picture of a good part a reference shot."""
+
+    result_id: ResultId
+    recipe: Name | None = None
+    force: bool = False
+
+
+class HeldOut(Payload):
+    """Why a shot was held back: it scores above `limit`, far above `threshold`. `force` takes it all the same."""
+
+    score: float
+    threshold: float
+    limit: float
+
+
+class RegisteredOut(Payload):
+    """What became of one picture. Held back: it is no shot. Not `new`: the same pixels were a shot already."""
+
+    shot: str
+    new: bool
+    held: HeldOut | None
+    warnings: tuple[str, ...]
+    build: str | None
+
+
+class RegisterAnswer(Payload):
+    """Every picture of a registration, in order; what is not held back is durable."""
+
+    recipe: str
+    shots: tuple[RegisteredOut, ...]
+
+
+class ForgetAnswer(Payload):
+    """The shot that is gone, and the build that will leave it out."""
+
+    recipe: str
+    shot: str
+    build: str | None
+
+
+class ShotOut(Payload):
+    """A reference shot: SHA-256 of its pixels, its file in the state folder, its size in pixels."""
+
+    shot: str
+    file: str
+    width: int
+    height: int
+
+
+class ShotsAnswer(Payload):
+    """The shots in the order in which they were registered."""
+
+    recipe: str
+    shots: tuple[ShotOut, ...]
+
+
+class BankOut(Payload):
+    """A kept bank and its calibration."""
+
+    bank: str
+    built_at: Moment
+    current: bool
+    shots: int
+    threshold: float
+    provisional: bool
+
+
+class BanksAnswer(Payload):
+    """The banks, newest first."""
+
+    recipe: str
+    banks: tuple[BankOut, ...]
+
+
+class RebuildAnswer(Payload):
+    """The build that was asked for."""
+
+    recipe: str
+    build: str
+
+
+class RollbackAnswer(Payload):
+    """The bank that judges now."""
+
+    recipe: str
+    bank: BankOut
+
+
+class RecipeAnswer(Payload):
+    """A recipe was made, changed, removed or selected."""
+
+    recipe: str
+    station: str | None = None
+
+
+class ExportAnswer(Payload):
+    """An exported recipe: the file in base64."""
+
+    recipe: str
+    file: str
+    sha256: str
+
+
+class ThresholdAnswer(Payload):
+    """The threshold in force, null while nothing is calibrated."""
+
+    recipe: str
+    threshold: float | None
+
+
+class MarkAnswer(Payload):
+    """The mark is kept."""
+
+    result_id: str
+    verdict: str
+
+
+class ErrorOut(Payload):
+    """Why a command was not done."""
+
+    code: Code
+    message: str
+
+
+class ReplyOut(Payload):
+    """What MQTT says to a command: `answer` when `ok`, else `error`."""
+
+    schema_: Literal["aprilcam.reply/1"] = Field(default="aprilcam.reply/1", alias="schema")
+    command: str
+    request_id: str | None
+    ok: bool
+    answer: dict[str, Any] | None = None
+    error: ErrorOut | None = None
+
+
+REQUESTS: dict[str, type[Request]] = {
+    "register": Register,
+    "forget": Forget,
+    "shots": Shots,
+    "banks": Banks,
+    "rebuild": Rebuild,
+    "rollback": Rollback,
+    "recipe_create": RecipeCreate,
+    "recipe_copy": RecipeCopy,
+    "recipe_select": RecipeSelect,
+    "recipe_delete": RecipeDelete,
+    "recipe_export": RecipeExport,
+    "recipe_import": RecipeImport,
+    "threshold_set": ThresholdSet,
+    "mark": Mark,
+    "promote": Promote,
+}
+ANSWERS: dict[str, type[Payload]] = {
+    "register": RegisterAnswer,
+    "forget": ForgetAnswer,
+    "shots": ShotsAnswer,
+    "banks": BanksAnswer,
+    "rebuild": RebuildAnswer,
+    "rollback": RollbackAnswer,
+    "recipe_create": RecipeAnswer,
+    "recipe_copy": RecipeAnswer,
+    "recipe_select": RecipeAnswer,
+    "recipe_delete": RecipeAnswer,
+    "recipe_export": ExportAnswer,
+    "recipe_import": RecipeAnswer,
+    "threshold_set": ThresholdAnswer,
+    "mark": MarkAnswer,
+    "promote": RegisterAnswer,
+}
+ATTACHABLE = {"register": "picture", "recipe_import": "file"}
+"""Commands that may bring a file along, and the field that holds it in base64 where it cannot be attached."""
+
+
+def schema_files() -> Iterator[tuple[str, str]]:
+    """(file name, text) of the JSON Schemas of commands and replies that docs/mqtt ships."""
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    requests, definitions = models_json_schema([(model, "validation") for model in REQUESTS.values()])
+    commands = {name: requests[(model, "validation")] for name, model in REQUESTS.items()}
+    _, answers = models_json_schema([(model, "serialization") for model in dict.fromkeys(ANSWERS.values())])
+    both = {
+        **dialect,
+        "title": "Requests (by command) and answers",
+        "commands": {
+            name: {"request": request, "answer": {"$ref": f"#/$defs/{ANSWERS[name].__name__}"}}
+            for name, request in commands.items()
+        },
+        "$defs": {**definitions["$defs"], **answers["$defs"]},
+    }
+    yield "commands.schema.json", json.dumps(both, indent=2) + "\n"
+    reply = {**dialect, **ReplyOut.model_json_schema(by_alias=True, mode="serialization")}
+    yield "reply.schema.json", json.dumps(reply, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    for file_name, text in schema_files():
+        (Path(sys.argv[1]) / file_name).write_text(text)

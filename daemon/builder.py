@@ -1,0 +1,292 @@
+"""The builder: makes the bank that belongs to a recipe's shots, in the background, while the old one keeps judging.
+
+A build: the maker's steps, then the swap, then what is too old goes. A process killed between any two of these starts again
+with a bank that loads and every shot.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from config.errors import AprilcamError, StoppingError, StoreError
+from config.schema import RecipeConfig
+from connectors.contract import EventKind
+from daemon.banks import BankRow, Banks
+from daemon.finisher import uuid7
+from daemon.maker import PARTS, Maker, Progress
+from daemon.shots import At, Pixels, Shots, nowhere
+from daemon.station import Taught, Untaught
+from model.detector import Detector, Judgement, Reference
+from model.errors import ModelError
+from model.steps import Steps
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+Detail = dict[str, str | int | float | bool | None]
+OnEvent = Callable[[str, EventKind, Detail], None]
+"""(recipe, kind, detail)."""
+
+TELL_S = 1.0
+"""Least time between two events of progress."""
+NICE = 10
+"""Of the builder's thread, which reads and writes files while frames are judged."""
+
+
+class Device(Protocol):
+    """What owns the device: `daemon.inspector.Inspector` is one."""
+
+    def submit_background(self, work: Steps[T]) -> "Future[T]":
+        """Run in slices; the future is cancelled at a stop."""
+
+
+@dataclass
+class _Build:
+    """One build; `given_up` says why it is to end without a bank."""
+
+    recipe: str
+    id: str
+    given_up: str | None = None
+
+
+class _GivenUp(Exception):
+    """The build is no longer wanted."""
+
+
+class Builder:
+    """Owner of the builder's thread and of what each recipe is judged by. Its methods may be called from any thread."""
+
+    def __init__(
+        self,
+        store: Path,
+        shots: Shots,
+        banks: Banks,
+        detector: Detector,
+        device: Device,
+        *,
+        recipe_of: Callable[[str], RecipeConfig],
+        on_taught: Callable[[str, Taught | Untaught], None],
+        on_event: OnEvent = lambda *_: None,
+        bank_rows: int | None = None,
+        at: At = nowhere,
+    ) -> None:
+        """bank_rows: most rows of a layer of the banks; None: as the preset says. on_taught: the swap, by one assignment."""
+        self._shots = shots
+        self._banks = banks
+        self._detector = detector
+        self._device = device
+        self._recipe_of = recipe_of
+        self._on_taught = on_taught
+        self._on_event = on_event
+        self._at = at
+        self._maker = Maker(store, shots, banks, detector, self._do, bank_rows, at)
+        self._wake = threading.Condition()
+        self._pending: dict[str, _Build] = {}
+        self._running: _Build | None = None
+        self._stopping = False
+        self._swap = threading.Lock()
+        """Held from the commit that makes a bank current to its swap, so that both come in one order."""
+        self._taught: dict[str, Taught | Untaught] = {}
+        self._thread = threading.Thread(target=self._run, name="builder", daemon=True)
+
+    def start(self) -> None:
+        """Begin to build what is asked for."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End at the next step; the shots of an unfinished build are built at the next start."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def request(self, recipe: str) -> str:
+        """Build from the shots as they are when it begins; a build that waits already will do. Its id."""
+        with self._wake:
+            build = self._pending.setdefault(recipe, _Build(recipe, uuid7(time.time_ns())))
+            self._wake.notify_all()
+            return build.id
+
+    def pending(self, recipe: str) -> str | None:
+        """The id of the build that waits or runs, None when the bank is up to date."""
+        with self._wake:
+            if recipe in self._pending:
+                return self._pending[recipe].id
+            return self._running.id if self._running is not None and self._running.recipe == recipe else None
+
+    def wait(self, build: str, timeout_s: float) -> bool:
+        """Wait until a build has ended, in whatever way. Whether it has."""
+
+        def ended() -> bool:
+            running = self._running is not None and self._running.id == build
+            return not running and all(own.id != build for own in self._pending.values())
+
+        with self._wake:
+            return self._wake.wait_for(ended, timeout_s)
+
+    def taught(self, recipe: str) -> Taught | None:
+        """What judges the recipe now."""
+        taught = self._taught.get(recipe)
+        return taught if isinstance(taught, Taught) else None
+
+    def judge(self, pixels: Pixels, reference: Reference) -> Judgement:
+        """What a reference says of one picture (cropped). Raises StoppingError."""
+
+        def work() -> Steps[Judgement]:
+            yield from ()
+            return self._detector.judge([pixels], [reference])
+
+        return self._do(work())
+
+    def rollback(self, recipe: str, bank: str | None = None) -> BankRow:
+        """Judge by an earlier bank (its name or hash; None: the newest built before the current one), also after a restart.
+
+        Builds of the recipe that wait or run are given up. The shots stay; the next build starts from all of them.
+        Raises StoreError when there is no such bank or it cannot be read any more.
+        """
+        config, rows = self._recipe_of(recipe), self._banks.all(recipe)
+        now = next((number for number, row in enumerate(rows) if row.current), -1)
+        wanted = rows[now + 1 :][:1] if bank is None else [row for row in rows if bank in (row.bank, row.name)]
+        if not wanted:
+            known = ", ".join(row.name for row in rows) or "none"
+            which = "an earlier bank" if bank is None else f"bank {bank}"
+            raise StoreError(f"recipe {recipe}: {which} is not kept. Kept: {known}.")
+        found = self._maker.load(config, wanted[0].bank)
+        if found is None:
+            raise StoreError(f"recipe {recipe}: bank {wanted[0].name} does not fit the present model and recipe, or is damaged.")
+        with self._wake:
+            running = self._running
+            for build in (self._pending.pop(recipe, None), running if running and running.recipe == recipe else None):
+                if build is not None:
+                    build.given_up = f"rolled back to bank {wanted[0].name}"
+            self._wake.notify_all()
+        with self._swap:
+            self._banks.make_current(recipe, wanted[0].bank, rolled_back=True)
+            self._tell(recipe, found)
+        return next(row for row in self._banks.all(recipe) if row.bank == wanted[0].bank)
+
+    # Start.
+
+    def load_current(self, recipe: RecipeConfig) -> Taught | None:
+        """Judge by the bank that was current at the last stop, when it fits the present model and recipe."""
+        current = self._banks.current(recipe.name)
+        taught = self._maker.load(recipe, current[0]) if current is not None else None
+        if taught is not None:
+            self._tell(recipe.name, taught)
+        return taught
+
+    def teach(self, recipe: RecipeConfig, progress: Progress) -> Taught | Untaught:
+        """What judges the recipe at the start: the current bank, else one that is built now.
+
+        A current bank that is not of the present shots judges until the build that this asks for is done; after a rollback,
+        until somebody asks.
+        Raises PictureError when no shot can be used, ModelError when they make no bank or the model does not know the
+        recipe's mode, StoreError when the disk refuses.
+        """
+        current = self._banks.current(recipe.name)
+        taught = self.taught(recipe.name) or self.load_current(recipe)
+        if taught is not None and current is not None:
+            shots = self._shots.all(recipe.name)
+            if not current[1] and (not shots or self._maker.manifest(recipe, [shot.shot for shot in shots]).hash != current[0]):
+                self.request(recipe.name)
+            return taught
+        with self._swap:
+            made = self._maker.make(recipe, progress, lambda: None)
+            self._tell(recipe.name, made)
+        return made
+
+    # Builds.
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)  # on Linux, of this thread alone
+        while True:
+            with self._wake:
+                self._running = None
+                self._wake.notify_all()
+                self._wake.wait_for(lambda: self._stopping or self._pending)
+                if self._stopping:
+                    return
+                # From here on a registration asks for another build: this one may have read the shots already.
+                self._running = build = self._pending.pop(next(iter(self._pending)))
+            self._build(build)
+
+    def _build(self, build: _Build) -> None:
+        started_s = told_s = time.monotonic()
+        self._on_event(build.recipe, "build_started", {"build": build.id})
+
+        def progress(what: str, done: int, total: int) -> None:
+            nonlocal told_s
+            if self._stopping:
+                raise StoppingError("the daemon is stopping")
+            if build.given_up is not None:
+                raise _GivenUp(build.given_up)
+            if time.monotonic() - told_s >= TELL_S:
+                told_s = time.monotonic()
+                part = PARTS.index(what) if what in PARTS else 0
+                share = round((part + done / max(total, 1)) / len(PARTS), 3)
+                self._on_event(build.recipe, "build_progress", {"build": build.id, "doing": what, "share": share})
+
+        try:
+            recipe = self._recipe_of(build.recipe)
+            with contextlib.ExitStack() as swap:
+
+                def before_commit() -> None:
+                    swap.enter_context(self._swap)
+                    progress(PARTS[-1], 1, 1)  # a rollback that came first wins
+
+                taught = self._maker.make(recipe, progress, before_commit)
+                self._tell(build.recipe, taught)
+            self._at("swapped")
+            self._banks.prune(build.recipe)
+        except StoppingError:
+            return
+        except Exception as error:  # whatever it is, the old bank goes on, and so does the builder
+            if isinstance(error, _GivenUp | AprilcamError | ModelError):
+                reason = str(error)
+                log.error("recipe %s: build failed, the old bank goes on: %s", build.recipe, reason)  # noqa: TRY400
+            else:
+                reason = f"{type(error).__name__}: {error}"
+                log.exception("recipe %s: build failed, the old bank goes on", build.recipe)
+            self._on_event(build.recipe, "build_failed", {"build": build.id, "reason": reason[:500]})
+            return
+        detail: Detail = {"build": build.id, "seconds": round(time.monotonic() - started_s, 3)}
+        if isinstance(taught, Taught):
+            own = taught.calibration
+            detail |= {"bank": taught.bank.name if taught.bank else None, "shots": own.shots, "threshold": own.threshold}
+        else:
+            detail |= {"bank": None, "reason": taught.reason}
+        self._on_event(build.recipe, "bank_built", detail)
+
+    def _tell(self, recipe: str, taught: Taught | Untaught) -> None:
+        self._taught[recipe] = taught
+        self._on_taught(recipe, taught)
+
+    # The device.
+
+    def _do(self, work: Steps[T], what: str = "", progress: Progress | None = None) -> T:
+        """Have the device's owner do it, in slices."""
+
+        def told() -> Steps[T]:
+            while True:
+                try:
+                    step = next(work)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                if progress is not None:
+                    progress(what, *step)
+                yield step
+
+        try:
+            return self._device.submit_background(told()).result()
+        except CancelledError:
+            raise StoppingError("the daemon is stopping; ask again when it runs") from None

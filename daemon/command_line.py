@@ -1,0 +1,269 @@
+"""`aprilcam register`, `forget`, `shots`, `banks`, `rebuild`, `rollback`, `recipe`, `mark`, `promote`: commands from a shell."""
+
+import base64
+import sys
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console as Terminal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from config.errors import CommandError
+from connectors.requests import MAX_PICTURE_BYTES
+from daemon.client import connect
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.", show_default=True)]
+RecipeOption = Annotated[str, typer.Option("--recipe", "-r", metavar="NAME", help="The recipe.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Take it even though the bank finds it far from good.")]
+DEFAULT_CONFIG = Path("/etc/aprilcam/aprilcam.toml")
+HELD = 2
+
+recipes = typer.Typer(no_args_is_help=True, help="Make, change and move recipes.")
+
+
+class Verdict(StrEnum):
+    """What a part really was."""
+
+    good = "good"
+    bad = "bad"
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put them into the `aprilcam` command."""
+    for command in (register, forget, shots, banks, rebuild, rollback, mark, promote):
+        app.command()(command)
+    app.add_typer(recipes, name="recipe")
+
+
+def register(
+    recipe: RecipeOption,
+    images: Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Pictures of good parts.")] = None,
+    result: Annotated[str | None, typer.Option(metavar="ID", help="The archived picture of a result.")] = None,
+    next_: Annotated[int | None, typer.Option("--next", metavar="N", help="The next N frames of the station.")] = None,
+    last: Annotated[bool, typer.Option("--last", help="The last frame of the station.")] = False,
+    station: Annotated[str | None, typer.Option(metavar="NAME", help="Whose frames, for --next and --last.")] = None,
+    wait: Annotated[float, typer.Option(metavar="SECONDS", help="For each of the next frames.")] = 10.0,
+    force: ForceOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Make good parts reference shots, while the daemon runs or not. Exit 2 when one could not be taken."""
+    images = images or []
+    if sum((bool(images), result is not None, next_ is not None, last)) != 1:
+        raise typer.BadParameter("expected exactly one of IMAGE..., --result, --next, --last")
+    if (next_ is not None or last) and station is None:
+        raise typer.BadParameter("--next and --last need --station: its frames are to be taken", param_hint="--station")
+    request: dict[str, Any] = {"recipe": recipe, "force": force}
+    if images:
+        raise typer.Exit(_register_files(config, request, images))
+    given = {"result_id": result, "next": next_, "station": station}
+    request |= {field: value for field, value in given.items() if value is not None}
+    request |= {"last": True} if last else {"timeout_s": wait} if next_ is not None else {}
+    with connect(config) as runner:
+        answer = runner.run("register", request)
+    raise typer.Exit(_tell_shots(Terminal(highlight=False, markup=False, soft_wrap=True), answer, ""))
+
+
+def _register_files(config: Path, request: dict[str, Any], images: Sequence[Path]) -> int:
+    """One picture at a time; one that is refused does not stop the others."""
+    terminal = Terminal(highlight=False, markup=False, soft_wrap=True)
+    columns = (TextColumn("registering"), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn())
+    shown = len(images) > 1 and terminal.is_terminal
+    code = 0
+    with connect(config) as runner, Progress(*columns, console=terminal, disable=not shown) as progress:
+        for image in progress.track(images):
+            try:
+                answer = runner.run("register", {**request, "name": image.name}, _content(image))
+                code = _tell_shots(terminal, answer, f"{image}: ") or code
+            except CommandError as error:
+                if error.code in ("unknown_recipe", "unauthorized", "forbidden", "busy", "failed"):
+                    raise  # the others would be answered the same
+                print(f"aprilcam: {image}: {error}", file=sys.stderr)
+                code = HELD
+    return code
+
+
+def _content(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_PICTURE_BYTES + 1)
+    except OSError as error:
+        raise CommandError("refused", f"{(error.strerror or str(error)).lower()}. Name a file that can be read") from None
+
+
+def _tell_shots(terminal: Terminal, answer: dict[str, Any], label: str) -> int:
+    code = 0
+    for shot in answer["shots"]:
+        if (held := shot["held"]) is not None:
+            reason = f"scores {held['score']:.4f}, threshold {held['threshold']:.4f}; if it is a good part, use --force"
+            terminal.print(f"{label}held back: {reason}", style="yellow")
+            code = HELD
+        else:
+            what = "new shot" if shot["new"] else "already a shot"
+            build = f", in {shot['build']}" if shot["build"] else ""
+            terminal.print(f"{label}{what} {shot['shot'][:16]}{build}")
+        for warning in shot["warnings"]:
+            terminal.print(f"{label}warning: {warning}", style="yellow")
+    return code
+
+
+def forget(
+    recipe: RecipeOption,
+    shot: Annotated[str, typer.Argument(help="Its hash, or the first 8 figures or more of it; `shots` lists them.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Take a reference shot out again."""
+    with connect(config) as runner:
+        answer = runner.run("forget", {"recipe": recipe, "shot": shot})
+    print(f"forgotten: {answer['shot'][:16]}" + (f", in {answer['build']}" if answer["build"] else ""))
+
+
+def shots(recipe: RecipeOption, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """List a recipe's reference shots."""
+    with connect(config) as runner:
+        rows = runner.run("shots", {"recipe": recipe})["shots"]
+    _print_table(("shot", "size", "file"), ((row["shot"][:16], f"{row['width']} x {row['height']}", row["file"]) for row in rows))
+
+
+def banks(recipe: RecipeOption, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """List a recipe's banks, newest first."""
+    with connect(config) as runner:
+        rows = runner.run("banks", {"recipe": recipe})["banks"]
+    columns = ("bank", "", "built at (UTC)", "shots", "threshold")
+    _print_table(columns, (_bank_row(row) for row in rows))
+
+
+def _bank_row(row: dict[str, Any]) -> tuple[str, ...]:
+    threshold = f"{row['threshold']:.4f}{' (provisional)' if row['provisional'] else ''}"
+    return row["bank"][:16], "judges" if row["current"] else "", row["built_at"][:19], str(row["shots"]), threshold
+
+
+def rebuild(recipe: RecipeOption, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Build a recipe's bank again from its shots."""
+    with connect(config) as runner:
+        print(f"building: {runner.run('rebuild', {'recipe': recipe})['build']}")
+
+
+def rollback(
+    recipe: RecipeOption,
+    bank: Annotated[str | None, typer.Argument(help="Which; the one before the present one when left out.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Go back to an earlier bank."""
+    with connect(config) as runner:
+        row = runner.run("rollback", {"recipe": recipe} | ({"bank": bank} if bank else {}))["bank"]
+    print(f"bank {row['bank'][:16]} judges: {row['shots']} shots, threshold {row['threshold']:.4f}")
+
+
+def mark(
+    result: Annotated[str, typer.Argument(metavar="RESULT", help="A result_id.")],
+    verdict: Annotated[Verdict, typer.Argument(help="What the part really was.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Say what an archived part really was; marks refine the threshold."""
+    with connect(config) as runner:
+        runner.run("mark", {"result_id": result, "verdict": verdict.value})
+    print(f"{result} is marked {verdict.value}")
+
+
+def promote(
+    result: Annotated[str, typer.Argument(metavar="RESULT", help="The result_id of a good part.")],
+    force: ForceOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Make the archived picture of a good part a reference shot."""
+    with connect(config) as runner:
+        answer = runner.run("promote", {"result_id": result, "force": force})
+    raise typer.Exit(_tell_shots(Terminal(highlight=False, markup=False, soft_wrap=True), answer, ""))
+
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE")]
+
+
+@recipes.command()
+def create(
+    recipe: RecipeName,
+    object_: Annotated[str, typer.Option("--object", help="What the part is called, in a word or two.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Make a recipe; teach it with `aprilcam register`."""
+    _done(config, "recipe_create", {"recipe": recipe, "object": object_}, f"made {recipe}")
+
+
+@recipes.command()
+def copy(recipe: RecipeName, to: Annotated[str, typer.Argument()], config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Make a recipe with another's settings and shots."""
+    _done(config, "recipe_copy", {"recipe": recipe, "to": to}, f"made {to} from {recipe}")
+
+
+@recipes.command()
+def select(
+    recipe: RecipeName,
+    station: Annotated[str, typer.Option(metavar="NAME", help="Which station.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Let a station inspect by this recipe."""
+    _done(config, "recipe_select", {"recipe": recipe, "station": station}, f"{station} inspects by {recipe}")
+
+
+@recipes.command()
+def delete(recipe: RecipeName, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Remove a recipe that no station has."""
+    _done(config, "recipe_delete", {"recipe": recipe}, f"removed {recipe}")
+
+
+@recipes.command()
+def threshold(
+    recipe: RecipeName,
+    value: Annotated[float | None, typer.Argument(help="Absolute; without it and --factor the calibrated one.")] = None,
+    factor: Annotated[float | None, typer.Option(help="Of the calibrated threshold.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Set a recipe's threshold."""
+    given = {"threshold": value, "factor": factor}
+    request = {"recipe": recipe, **{field: number for field, number in given.items() if number is not None}}
+    with connect(config) as runner:
+        print(f"threshold {runner.run('threshold_set', request)['threshold']}")
+
+
+@recipes.command()
+def export(recipe: RecipeName, file: Annotated[Path, typer.Argument()], config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Write a recipe with its shots into one file."""
+    with connect(config) as runner:
+        content = base64.b64decode(runner.run("recipe_export", {"recipe": recipe})["file"])
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise CommandError("refused", f"{file}: {error.strerror}. Name a file that can be written") from None
+    print(f"{file}: {len(content)} bytes")
+
+
+@recipes.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument()],
+    name: Annotated[str | None, typer.Option(help="Under this name.  [default: its own]")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Take in an exported recipe."""
+    with connect(config) as runner:
+        answer = runner.run("recipe_import", {"recipe": name} if name else {}, _content(file))
+    print(f"made {answer['recipe']}")
+
+
+def _done(config: Path, name: str, request: dict[str, Any], text: str) -> None:
+    with connect(config) as runner:
+        runner.run(name, request)
+    print(text)
+
+
+def _print_table(columns: Sequence[str], rows: Iterator[tuple[str, ...]]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Terminal(highlight=False, markup=False, emoji=False).print(table)

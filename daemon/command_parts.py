@@ -1,0 +1,146 @@
+"""What commands ask of the parts that do the work (`daemon.commands`)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config.schema import Region
+from daemon.ledger import Shot
+from model.calibration import Calibration
+
+Pixels = NDArray[np.uint8]
+
+
+class Held(Protocol):
+    """Why a shot was held back."""
+
+    @property
+    def score(self) -> float: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def limit(self) -> float: ...
+
+
+class Registered(Protocol):
+    """What became of a picture."""
+
+    @property
+    def shot(self) -> str: ...
+    @property
+    def new(self) -> bool: ...
+    @property
+    def held(self) -> Held | None: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+    @property
+    def build(self) -> str | None: ...
+
+
+class BankRow(Protocol):
+    """A bank that is kept."""
+
+    @property
+    def bank(self) -> str: ...
+    @property
+    def built_at(self) -> datetime: ...
+    @property
+    def current(self) -> bool: ...
+    @property
+    def calibration(self) -> Calibration: ...
+
+
+class Teacher(Protocol):
+    """Keeps shots and makes banks. What it raises as AprilcamError or ModelError is told to the command's sender."""
+
+    def register(self, recipe: str, picture: bytes, *, name: str, force: bool = False) -> Registered:
+        """A whole picture file; durable when it returns."""
+
+    def register_pixels(self, recipe: str, pixels: Pixels, *, name: str, force: bool = False) -> Registered:
+        """Pixels H x W (grey) or H x W x 3, RGB."""
+
+    def forget(self, recipe: str, shot: str) -> str | None:
+        """The build that will leave the shot out."""
+
+    def shots(self, recipe: str) -> list[Shot]:
+        """In the order in which they were registered."""
+
+    def banks(self, recipe: str) -> Sequence[BankRow]:
+        """Newest first."""
+
+    def rebuild(self, recipe: str) -> str:
+        """The build that begins."""
+
+    def rollback(self, recipe: str, bank: str | None = None) -> BankRow:
+        """The bank that judges from now on."""
+
+
+class Plant(Protocol):
+    """Which recipes and stations there are now."""
+
+    def recipes(self) -> Sequence[str]:
+        """Names."""
+
+    def stations(self) -> Mapping[str, str]:
+        """Each station's recipe."""
+
+
+class Frames(Protocol):
+    """Where frames of a station come from: `daemon.frames.NewestFrames`."""
+
+    def last(self, station: str) -> Pixels | None:
+        """The newest frame, None before the first."""
+
+    def next(self, station: str, timeout_s: float) -> Pixels | None:
+        """The next frame to arrive, None when none comes in time."""
+
+
+class Recipes(Protocol):
+    """Recipes made at run time."""
+
+    def create(self, recipe: str, *, object: str, mode: str | None, region: Region | None) -> None:
+        """Make a recipe."""
+
+    def copy(self, recipe: str, to: str) -> None:
+        """With settings and shots."""
+
+    def select(self, station: str, recipe: str) -> None:
+        """Returns once the station's next frame will be judged by it."""
+
+    def delete(self, recipe: str) -> None:
+        """Remove a recipe that no station has."""
+
+    def export(self, recipe: str) -> bytes:
+        """As one file."""
+
+    def import_(self, file: bytes, recipe: str | None) -> str:
+        """The name under which it was taken in."""
+
+    def set_threshold(self, recipe: str, *, threshold: float | None, factor: float | None) -> float | None:
+        """The threshold in force."""
+
+
+class Archive(Protocol):
+    """Pictures of past results."""
+
+    def picture(self, result_id: str) -> bytes | None:
+        """The picture file of a result, None when it is not kept."""
+
+    def recipe_of(self, result_id: str) -> str | None:
+        """The recipe by which it was judged."""
+
+    def mark(self, result_id: str, verdict: str) -> bool:
+        """False when the result is not known."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What does the work. Commands of a part that is None are refused."""
+
+    teacher: Teacher
+    recipes: Recipes | None = None
+    archive: Archive | None = None

@@ -1,0 +1,188 @@
+"""The maker: from a recipe's shots to what judges it, step by step, so that nothing acknowledged is ever lost.
+
+Order: features (a cache), bank file, then one commit that makes it known and current. What was made before is loaded.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from config.errors import PictureError, StoreError
+from config.schema import RecipeConfig
+from daemon.banks import Banks, Basis
+from daemon.encoded import EncodedShots
+from daemon.ledger import Shot
+from daemon.shots import At, Pixels, Shots, box, crop, nowhere
+from daemon.station import Taught, Untaught
+from model.bank import BankManifest, building
+from model.calibration import RULE, calibrating, even_odds, mirrors
+from model.detector import Detector, Mode, Reference
+from model.features import PatchFeatures, joining
+from model.steps import Steps
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, steps done, steps in all); what it raises ends the work."""
+
+PARTS = ("encoding reference shots", "choosing rows", "calibrating")
+
+
+class Do(Protocol):
+    """Has the device's owner do a work, in slices, and waits for it."""
+
+    def __call__(self, work: Steps[T], what: str = "", progress: Progress | None = None) -> T: ...
+
+
+class Maker:
+    """Makes one recipe's bank at a time, on the builder's thread or, at the start, on the service's."""
+
+    def __init__(
+        self, store: Path, shots: Shots, banks: Banks, detector: Detector, do: Do, bank_rows: int | None, at: At = nowhere
+    ) -> None:
+        """bank_rows: most rows of a layer of the banks; None: as the preset says."""
+        self._store = store
+        self._shots = shots
+        self._banks = banks
+        self._detector = detector
+        self._do = do
+        self._bank_rows = bank_rows or detector.extractor.spec.bank_rows
+        self._at = at
+
+    def make(self, recipe: RecipeConfig, progress: Progress, before_commit: Callable[[], None]) -> Taught | Untaught:
+        """What judges by the present shots, its bank stored and current when this returns.
+
+        before_commit: called when all else is done; what it raises leaves the current bank as it is.
+        Raises PictureError when no shot can be used, ModelError when they make no bank or the model does not know the
+        recipe's mode, StoreError when the disk refuses.
+        """
+        shots = self._shots.all(recipe.name)
+        mode = self._mode(recipe, bool(shots))
+        if not shots and mode != "zero_shot":
+            before_commit()
+            self._banks.none_current(recipe.name)
+            return Untaught(f"recipe {recipe.name!r} has no reference shots; put pictures of good parts into its shots folder")
+        words = self._words(recipe)
+        if not shots:
+            before_commit()
+            self._banks.none_current(recipe.name)
+            calibration = even_odds(len(self._detector.extractor.spec.layers))
+            return Taught(calibration.apply(Reference(text=words)), calibration)
+        manifest = self.manifest(recipe, [shot.shot for shot in shots])
+        found = self.load(recipe, manifest.hash)
+        if found is not None:
+            before_commit()
+            self._banks.make_current(recipe.name, manifest.hash, rolled_back=False)
+            return found
+        used, features, mirrored = self._encode(recipe, shots, progress)
+        manifest, bank = self.manifest(recipe, used), None
+        if mode != "zero_shot":
+            steps = building(
+                features,
+                fingerprint=self._detector.fingerprint,
+                shots=used,
+                region=manifest.region,
+                max_rows=self._bank_rows,
+            )
+            bank = self._do(steps, PARTS[1], progress)
+        calibration = self._do(calibrating(self._detector, features, Reference(bank, words), mirrored), PARTS[2], progress)
+        before_commit()
+        self._banks.store(recipe.name, manifest.hash, bank, self._basis(recipe, mode), calibration)
+        log.info(
+            "recipe %s: %s, %d shots, threshold %.4f",
+            recipe.name,
+            f"bank {bank.name} built" if bank else "words calibrated",
+            calibration.shots,
+            calibration.threshold,
+        )
+        return Taught(calibration.apply(Reference(bank, words)), calibration)
+
+    def _encode(
+        self, recipe: RecipeConfig, shots: list[Shot], progress: Progress
+    ) -> tuple[list[str], PatchFeatures, PatchFeatures | None]:
+        """The shots that can be used, their features, and those of a lone shot's mirror images."""
+        fingerprint, layers = self._detector.fingerprint, self._detector.linear_layers_sha256
+        folder = self._store / "recipes" / recipe.name / "features"
+        kept = EncodedShots(folder, fingerprint, layers, box(recipe.region))
+        used: list[str] = []
+        parts: list[PatchFeatures] = []
+        for done, shot in enumerate(shots):
+            progress(PARTS[0], done, len(shots))
+            features = kept.load(shot.shot)
+            if features is None:
+                try:
+                    pixels = crop(self._shots.read(shot), recipe.region, shot.file)
+                except PictureError as error:
+                    log.warning("recipe %s: a shot is left out: %s", recipe.name, error)
+                    continue
+                features = self._do(self._encoding([pixels]))
+                try:
+                    kept.store(shot.shot, features)
+                except OSError as error:
+                    raise StoreError(f"{folder}: cannot store features ({error.strerror}). Free space.") from None
+                self._at("features_stored")
+            used.append(shot.shot)
+            parts.append(features)
+        if not parts:
+            raise PictureError(f"recipe {recipe.name}: none of its {len(shots)} shots can be used. Register others")
+        kept.keep_only(used)
+        mirrored = None
+        if len(used) == 1:
+            [lone] = [shot for shot in shots if shot.shot == used[0]]
+            mirrored = self._do(self._encoding(mirrors(crop(self._shots.read(lone), recipe.region, lone.file))))
+        joined = self._do(joining(parts, self._detector.extractor.device))
+        progress(PARTS[0], len(shots), len(shots))
+        return used, joined, mirrored
+
+    def _encoding(self, pictures: list[Pixels]) -> Steps[PatchFeatures]:
+        yield from ()
+        return self._detector.encode(pictures)
+
+    # What a bank depends on.
+
+    def _mode(self, recipe: RecipeConfig, any_shots: bool) -> Mode:
+        if recipe.mode is not None:
+            return recipe.mode
+        if not self._detector.knows_text:
+            return "few_shot"
+        return "both" if any_shots else "zero_shot"
+
+    def _words(self, recipe: RecipeConfig) -> Tensor | None:
+        """Text vectors; None where they do not judge. ModelError for a model that knows no text."""
+        if self._mode(recipe, any_shots=True) == "few_shot":
+            return None
+
+        def work() -> Steps[Tensor]:
+            yield from ()
+            return self._detector.text(recipe.object)
+
+        return self._do(work())
+
+    def manifest(self, recipe: RecipeConfig, shots: list[str]) -> BankManifest:
+        """Of the bank that those shots would make."""
+        return BankManifest(self._detector.fingerprint, tuple(shots), box(recipe.region), self._bank_rows)
+
+    def _basis(self, recipe: RecipeConfig, mode: Mode) -> Basis:
+        spec = self._detector.extractor.spec
+        basis: Basis = {
+            "rule": RULE,
+            "mode": mode,
+            "score_share": spec.score_share,
+            "background": spec.background,
+        }
+        if mode != "few_shot":
+            basis |= {"object": recipe.object, "linear_layers_sha256": self._detector.linear_layers_sha256}
+        return basis
+
+    def load(self, recipe: RecipeConfig, bank: str) -> Taught | None:
+        """What judges by a bank that is stored; None when there is none that fits the present model and recipe."""
+        words = self._words(recipe)
+        basis = self._basis(recipe, self._mode(recipe, any_shots=True))
+        found = self._banks.load(recipe.name, bank, basis, self._detector.fingerprint, self._detector.extractor.device)
+        if found is None or (found.bank is not None and found.bank.manifest.region != box(recipe.region)):
+            return None
+        return Taught(found.calibration.apply(Reference(found.bank, words)), found.calibration)

@@ -1,0 +1,205 @@
+"""Commands over MQTT: taken from the connection's thread at once, done on threads of their own, answered to their sender.
+
+Each station has a lane, so that its commands are done in the order in which they came and none waits for another station's.
+"""
+
+import logging
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from config.errors import CommandError
+from connectors.contract import Topics
+from connectors.mqtt import Incoming
+from connectors.requests import ErrorOut, ReplyOut
+from daemon.commands import Commands
+from daemon.payload import parse_request
+from daemon.publisher import Reply
+
+log = logging.getLogger(__name__)
+
+WAITING = 16
+"""Commands of one station that may wait."""
+WAITING_BYTES = 192 << 20
+"""Bytes of all that wait or are being done."""
+OVERFLOW = 64
+"""Commands of one station that are answered `busy`; past it they are only counted."""
+PEEK_BYTES = 4 << 10
+"""A command that is turned away is looked into for its request_id when it is no larger."""
+PROPERTIES = ("request_id", "recipe", "name", "force")
+"""User properties that say, beside a picture sent as it is, what a JSON request says in its fields."""
+
+
+class MqttCommands:
+    """The inbox of the publisher's connection. `receive` is called by paho's thread, which nothing here may hold up."""
+
+    def __init__(self, topics: Topics, commands: Commands, stations: Iterable[str], reply: Callable[[Reply], None]) -> None:
+        """`reply` sends an answer, and returns at once."""
+        self.topic_filter = topics.command("+", "+")
+        self._topics = topics
+        self._commands = commands
+        self._reply = reply
+        self._pattern = re.compile(re.escape(topics.prefix) + r"/([^/]+)/command/([^/]+)", re.DOTALL)
+        self._lock = threading.Lock()
+        self._bytes = 0
+        self._lanes = {name: _Lane(name, self._handle) for name in (*stations, "")}
+
+    def start(self) -> None:
+        """Begin to do what comes."""
+        for lane in self._lanes.values():
+            lane.thread.start()
+
+    def stop(self) -> None:
+        """Do no more; what waits is not answered."""
+        for lane in self._lanes.values():
+            lane.stop()
+        for lane in self._lanes.values():
+            lane.thread.join(1.0)
+
+    def receive(self, message: Incoming) -> None:
+        """Take a command in, or turn it away."""
+        match = self._pattern.fullmatch(message.topic)
+        if match is None:
+            return
+        station, name = match.groups()
+        lane = self._lanes.get(station, self._lanes[""])
+        size = len(message.payload)
+        with self._lock:
+            room = self._bytes + size <= WAITING_BYTES
+            if room:
+                self._bytes += size
+        if room and lane.put(_Task(station, name, message, size)):
+            return
+        if room:
+            self._give_back(size)
+        payload = message.payload if size <= PEEK_BYTES else b""
+        turned_away = Incoming(message.topic, payload, message.retained, message.response_topic, message.correlation)
+        if not lane.put(_Task(station, name, turned_away, 0, busy=True)):
+            self._commands.refused(name, CommandError("busy", "too many commands"))
+
+    def _give_back(self, size: int) -> None:
+        with self._lock:
+            self._bytes -= size
+
+    def _handle(self, task: "_Task") -> None:
+        """On the lane's thread."""
+        request_id: str | None = None
+        try:
+            request, attachment = self._parsed(task) if not task.busy else (_peek(task.message.payload), None)
+            request_id = given if isinstance(given := request.get("request_id"), str) else None
+            if (error := _turned_away(task)) is None:
+                answer = self._commands.run(task.name, request, attachment, task.station)
+                self._answer(task, request_id, answer)
+                return
+            self._commands.refused(task.name, error)
+            self._answer(task, request_id, error)
+        except CommandError as refusal:
+            self._answer(task, request_id, refusal)
+        finally:
+            self._give_back(task.size)
+
+    def _parsed(self, task: "_Task") -> tuple[dict[str, Any], bytes | None]:
+        try:
+            return _read(task.message)
+        except CommandError as error:
+            self._commands.refused(task.name, error)
+            raise
+
+    def _answer(self, task: "_Task", request_id: str | None, answer: dict[str, Any] | CommandError) -> None:
+        error = None
+        if isinstance(answer, CommandError):
+            error = ErrorOut.model_validate({"code": answer.code, "message": str(answer)})
+        reply = ReplyOut(
+            command=task.name[:64],
+            request_id=request_id[:128] if request_id is not None else None,
+            ok=error is None,
+            answer=answer if isinstance(answer, dict) else None,
+            error=error,
+        )
+        topic = task.message.response_topic
+        if topic is None or not self._may_answer_on(topic):
+            topic = self._topics.reply(task.station)
+        self._reply(Reply(topic, reply.encode(), task.message.correlation))
+
+    def _may_answer_on(self, topic: str) -> bool:
+        """Whoever may command must not make us say something in our own topics, or another system's."""
+        if not topic or len(topic) > 1_000 or any(sign in topic for sign in "+#\0") or topic.startswith("$"):
+            return False
+        below = topic.startswith(f"{self._topics.prefix}/")
+        return not below or re.fullmatch(r"[^/]+/reply(/.*)?", topic[len(self._topics.prefix) + 1 :], re.DOTALL) is not None
+
+
+@dataclass(frozen=True)
+class _Task:
+    station: str
+    name: str
+    message: Incoming
+    size: int
+    busy: bool = False
+    """To be answered `busy`, nothing more."""
+
+
+class _Lane:
+    """A bounded queue and the one thread that works on it."""
+
+    def __init__(self, name: str, handle: Callable[[_Task], None]) -> None:
+        self._handle = handle
+        self._tasks: deque[_Task] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self.thread = threading.Thread(target=self._run, name=f"commands {name}", daemon=True)
+
+    def put(self, task: _Task) -> bool:
+        with self._wake:
+            if len(self._tasks) >= (WAITING + OVERFLOW if task.busy else WAITING):
+                return False
+            self._tasks.append(task)
+            self._wake.notify()
+            return True
+
+    def stop(self) -> None:
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._tasks or self._stopping)
+                if self._stopping:
+                    return
+                task = self._tasks.popleft()
+            try:
+                self._handle(task)
+            except Exception:  # whatever it is, the next command is to be done
+                log.exception("command %s could not be answered", task.name)
+
+
+def _turned_away(task: _Task) -> CommandError | None:
+    if task.busy:
+        return CommandError("busy", "too many commands wait. Send it again later")
+    if task.message.retained:
+        # It would be done again at each connect.
+        return CommandError("refused", "a retained command. Send it without `retain`, and clear the topic")
+    return None
+
+
+def _read(message: Incoming) -> tuple[dict[str, Any], bytes | None]:
+    if not message.content_type.lower().startswith("image/"):
+        return parse_request(message.payload), None
+    request: dict[str, Any] = {}
+    for key, value in message.user_properties:
+        if key in PROPERTIES:
+            request[key] = value == "true" if key == "force" else value
+    return request, message.payload
+
+
+def _peek(payload: bytes) -> dict[str, Any]:
+    """What can be seen of a command that is turned away."""
+    try:
+        return parse_request(payload)
+    except CommandError:
+        return {}

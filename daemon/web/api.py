@@ -1,0 +1,157 @@
+"""The HTTP API, /api: commands for people and scripts.
+
+Reading needs no token; what changes state is looked at by the guard. Errors are `{"error": {"code", "message"}}`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+
+from config.errors import CommandError
+from connectors.requests import ATTACHABLE, MAX_PICTURE_BYTES
+from daemon.commands import Commands
+from daemon.payload import MAX_BYTES, parse_request
+from daemon.web.guard import Guard
+
+AT_ONCE = 8
+"""Commands that may be read or run at once; more are answered `busy`. It bounds memory, and leaves threads for /metrics."""
+BODY_S = 60.0
+STATUS = {
+    "unknown_command": 404,
+    "malformed": 400,
+    "unknown_recipe": 404,
+    "unknown_station": 404,
+    "unknown_result": 404,
+    "refused": 409,
+    "busy": 503,
+    "too_large": 413,
+    "failed": 500,
+}
+Document = dict[str, Any]
+
+
+class Api:
+    """The routes below /api."""
+
+    def __init__(
+        self,
+        commands: Commands,
+        guard: Guard,
+        status: Callable[[], Document],
+        recipes: Callable[[], list[Document]],
+    ) -> None:
+        """`status` and `recipes` say what GET /api/status and /api/recipes show; they are called on a thread."""
+        self._commands = commands
+        self._guard = guard
+        self._status = status
+        self._recipes = recipes
+        self._running = 0
+        self._limiter: CapacityLimiter | None = None
+
+    def mount(self) -> Mount:
+        """Everything below /api."""
+        recipe = "/recipes/{recipe}"
+        routes = [
+            Route("/status", self._show_status),
+            Route("/recipes", self._show_recipes),
+            Route(f"{recipe}/shots", partial(self._command, "shots"), methods=["GET"]),
+            Route(f"{recipe}/shots", partial(self._command, "register"), methods=["POST"]),
+            Route(f"{recipe}/shots/{{shot}}", partial(self._command, "forget"), methods=["DELETE"]),
+            Route(f"{recipe}/banks", partial(self._command, "banks"), methods=["GET"]),
+            Route(f"{recipe}/rebuild", partial(self._command, "rebuild"), methods=["POST"]),
+            Route(f"{recipe}/rollback", partial(self._command, "rollback"), methods=["POST"]),
+            Route("/commands/{name}", partial(self._command, None), methods=["POST"]),
+        ]
+        return Mount("/api", app=Starlette(routes=routes, exception_handlers={HTTPException: _not_there}))
+
+    def _show_status(self, _: Request) -> Response:
+        return JSONResponse(self._status())
+
+    def _show_recipes(self, _: Request) -> Response:
+        return JSONResponse({"recipes": self._recipes()})
+
+    async def _command(self, name: str | None, request: Request) -> Response:
+        path = dict(request.path_params)
+        name = str(path.pop("name", name))
+        if request.method != "GET" and (refusal := self._guard.refusal(request)) is not None:
+            return _error(refusal.status, refusal.code, refusal.message)
+        if self._running >= AT_ONCE:
+            error = CommandError("busy", f"{AT_ONCE} commands are being done. Try again")
+            self._commands.refused(name, error)
+            return _error(STATUS[error.code], error.code, str(error))
+        self._running += 1
+        try:
+            return await self._do(name, path, request)
+        except CommandError as error:
+            return _error(STATUS[error.code], error.code, str(error))
+        finally:
+            self._running -= 1
+
+    async def _do(self, name: str, path: Document, request: Request) -> Response:
+        try:
+            document, attachment = await _read(name, request)
+            _name_as_in(path, document)
+        except CommandError as error:
+            self._commands.refused(name, error)
+            raise
+        if self._limiter is None:
+            self._limiter = CapacityLimiter(AT_ONCE)  # belongs to the server's event loop
+        answer = await to_thread.run_sync(self._commands.run, name, document, attachment, limiter=self._limiter)
+        return JSONResponse(answer)
+
+
+def _name_as_in(path: Document, document: Document) -> None:
+    for field, value in path.items():
+        if document.setdefault(field, value) != value:
+            raise CommandError("malformed", f"{field}: expected {value!r} as in the address")
+
+
+async def _read(name: str, request: Request) -> tuple[Document, bytes | None]:
+    """The request's fields, and the file that came as the body."""
+    if request.method in ("GET", "DELETE"):
+        return {}, None
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    attached = name in ATTACHABLE and kind != "application/json"
+    body = await _body(request, MAX_PICTURE_BYTES if attached else MAX_BYTES)
+    if attached and body:
+        return {field: value == "true" if field == "force" else value for field, value in request.query_params.items()}, body
+    return await to_thread.run_sync(parse_request, body), None
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The whole body, never more than `limit` bytes of it."""
+    length = request.headers.get("content-length", "0")
+    too_large = CommandError("too_large", f"a body of over {limit} bytes")
+    if length.isdigit() and int(length) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise CommandError("malformed", f"the body did not come within {BODY_S:g} s") from None
+    except ClientDisconnect:
+        raise CommandError("malformed", "the sender hung up") from None
+    return bytes(body)
+
+
+def _error(status: int, code: str, message: str) -> Response:
+    # 413: what is still to come is not read for nothing.
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 413: {"Connection": "close"}, 503: {"Retry-After": "1"}}.get(status)
+    return JSONResponse({"error": {"code": code, "message": message}}, status_code=status, headers=headers)
+
+
+def _not_there(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return _error(status, "not_found" if status == 404 else "not_allowed", f"{request.method} {request.url.path[:200]}")

@@ -1,0 +1,122 @@
+"""The commands of a shell, without a daemon; with one they are tried in tests/system/test_teaching.py."""
+
+import fcntl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from config.errors import CommandError
+from config.schema import HttpConfig
+from daemon import cli
+from daemon.client import Client, daemon_runs
+from daemon.shots import pixel_hash
+from tests.parts import draw_part, write_parts
+from tests.test_cli import write
+
+Shell = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def aprilcam(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """Runs `aprilcam` in this process: starting one takes seconds."""
+
+    def run(*words: object) -> "subprocess.CompletedProcess[str]":
+        command = ["aprilcam", *map(str, words)]
+        monkeypatch.setattr(sys, "argv", command)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        return subprocess.CompletedProcess(command, code if isinstance(code, int) else 0, out, err)
+
+    return run
+
+
+def test_pictures_are_registered_listed_and_forgotten_on_the_state_folder(aprilcam: Shell, tmp_path: Path) -> None:
+    config = write(tmp_path)
+    good = write_parts(tmp_path / "good", range(1, 3))
+    (tmp_path / "text.png").write_bytes(b"no picture")
+    words = ("--recipe", "disc", "--config", config)
+    done = aprilcam("register", *words, good[0], tmp_path / "text.png", good[1])
+    assert done.returncode == 2
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == [
+        f"{path}: new shot {pixel_hash(draw_part(seed))[:16]}" for path, seed in zip(good, (1, 2), strict=True)
+    ]
+    assert done.stderr == (f"aprilcam: {tmp_path / 'text.png'}: text.png: not a picture. Use a whole png, jpg, bmp or tif file\n")
+    listed = aprilcam("shots", *words)
+    assert pixel_hash(draw_part(1))[:16] in listed.stdout
+    assert "256 x 256" in listed.stdout
+    gone = aprilcam("forget", *words, pixel_hash(draw_part(1))[:10])
+    assert (gone.returncode, gone.stdout) == (0, f"forgotten: {pixel_hash(draw_part(1))[:16]}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("register", "--recipe", "disc", "--last", "--station", "press"), "no camera runs. Start the daemon"),
+        (("shots", "--recipe", "cog"), "no recipe is named 'cog'. Known: disc"),
+    ],
+)
+def test_what_cannot_be_done_is_one_message_and_exit_2(
+    aprilcam: Shell, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    done = aprilcam(*words, "--config", write(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"aprilcam: {message}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(("--last",), "--last need --station"), ((), "exactly one of IMAGE"), (("x.png", "--next", "2"), "exactly one of IMAGE")],
+)
+def test_register_wants_one_source(aprilcam: Shell, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    done = aprilcam("register", "--recipe", "disc", *words, "--config", write(tmp_path))
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+
+
+def test_a_daemon_that_has_the_folder_but_does_not_answer_is_told(aprilcam: Shell, tmp_path: Path) -> None:
+    config = write(tmp_path)
+    (tmp_path / "state").mkdir()
+    with (tmp_path / "state" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert daemon_runs(tmp_path / "state")
+        port_0 = aprilcam("shots", "--recipe", "disc", "--config", config)
+        config.write_text(config.read_text().replace("port = 0", "port = 1"))
+        refused = aprilcam("shots", "--recipe", "disc", "--config", config)
+    assert "[http] port is 0, expected a fixed one" in port_0.stderr
+    assert "the daemon at http://127.0.0.1:1 gave no answer" in refused.stderr
+    assert (port_0.returncode, refused.returncode, refused.stderr.count("\n")) == (2, 2, 1)
+    assert not daemon_runs(tmp_path / "state")
+    assert not daemon_runs(tmp_path / "nothing")
+
+
+def test_an_answer_of_something_else_is_told() -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(404 if "shots" in self.path else 200)
+            self.end_headers()
+            self.wfile.write(b"<html>")
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the terminal."""
+
+    server = HTTPServer(("127.0.0.1", 0), Other)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    client = Client(HttpConfig(port=server.server_port), None)
+    try:
+        with pytest.raises(CommandError, match=r"HTTP status 404: is it an aprilcam\? Check \[http\] port"):
+            client.run("shots", {})
+        with pytest.raises(CommandError, match="gave no answer"):
+            client.run("banks", {})
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
