@@ -121,11 +121,8 @@ def test_a_rollback_survives_a_restart_and_the_next_shot_builds_from_all(school:
     assert again.teacher.rollback("disc", banks[0].name).calibration.shots == 3
     taught = again.built(add(again, 5))
     assert taught.calibration.shots == 6
-    assert [(row.name, row.current, row.rolled_back) for row in again.teacher.banks("disc")][0] == (
-        bank_of(taught).name,
-        True,
-        False,
-    )
+    newest = again.teacher.banks("disc")[0]
+    assert (newest.name, newest.current, newest.rolled_back) == (bank_of(taught).name, True, False)
     assert again.teacher.rollback("disc", banks[2].hash).current
     before = again.extractor.encoded
     assert bank_of(again.built(again.teacher.rebuild("disc"))).hash == bank_of(taught).hash
