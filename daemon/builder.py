@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -92,7 +92,7 @@ class Builder:
         self._running: _Build | None = None
         self._stopping = False
         self._swap = threading.Lock()
-        """Held from the commit that makes a bank current to its swap, so that both come in one order."""
+        """Held from the commit that makes a bank current over its swap to the end of pruning."""
         self._taught: dict[str, Taught | Untaught] = {}
         self._thread = threading.Thread(target=self._run, name="builder", daemon=True)
 
@@ -152,26 +152,28 @@ class Builder:
         Builds of the recipe that wait or run are given up. The shots stay; the next build starts from all of them.
         Raises StoreError when there is no such bank or it cannot be read any more.
         """
-        config, rows = self._recipe_of(recipe), self._banks.all(recipe)
-        now = next((number for number, row in enumerate(rows) if row.current), -1)
-        wanted = rows[now + 1 :][:1] if bank is None else [row for row in rows if bank in (row.bank, row.name)]
-        if not wanted:
-            known = ", ".join(row.name for row in rows) or "none"
-            which = "an earlier bank" if bank is None else f"bank {bank}"
-            raise StoreError(f"recipe {recipe}: {which} is not kept. Kept: {known}.")
-        found = self._maker.load(config, wanted[0].bank)
-        if found is None:
-            raise StoreError(f"recipe {recipe}: bank {wanted[0].name} does not fit the present model and recipe, or is damaged.")
-        with self._wake:
-            running = self._running
-            for build in (self._pending.pop(recipe, None), running if running and running.recipe == recipe else None):
-                if build is not None:
-                    build.given_up = f"rolled back to bank {wanted[0].name}"
-            self._wake.notify_all()
-        with self._swap:
-            self._banks.make_current(recipe, wanted[0].bank, rolled_back=True)
+        config = self._recipe_of(recipe)
+        with self._swap:  # what is chosen must not be pruned meanwhile
+            rows = self._banks.all(recipe)
+            now = next((number for number, row in enumerate(rows) if row.current), -1)
+            wanted = rows[now + 1 :][:1] if bank is None else [row for row in rows if bank in (row.bank, row.name)]
+            if not wanted:
+                known = ", ".join(row.name for row in rows) or "none"
+                which = "an earlier bank" if bank is None else f"bank {bank}"
+                raise StoreError(f"recipe {recipe}: {which} is not kept. Kept: {known}.")
+            [row] = wanted
+            found = self._maker.load(config, row.bank)
+            if found is None:
+                raise StoreError(f"recipe {recipe}: bank {row.name} does not fit the present model and recipe, or is damaged.")
+            with self._wake:
+                running = self._running
+                for build in (self._pending.pop(recipe, None), running if running and running.recipe == recipe else None):
+                    if build is not None:
+                        build.given_up = f"rolled back to bank {row.name}"
+                self._wake.notify_all()
+            self._banks.make_current(recipe, row.bank, rolled_back=True)
             self._tell(recipe, found)
-        return next(row for row in self._banks.all(recipe) if row.bank == wanted[0].bank)
+        return replace(row, current=True, rolled_back=True)
 
     # Start.
 
@@ -245,8 +247,8 @@ class Builder:
 
                 taught = self._maker.make(recipe, progress, before_commit)
                 self._tell(build.recipe, taught)
-            self._at("swapped")
-            self._banks.prune(build.recipe)
+                self._at("swapped")
+                self._banks.prune(build.recipe)
         except StoppingError:
             return
         except Exception as error:  # whatever it is, the old bank goes on, and so does the builder

@@ -23,11 +23,13 @@ Pixels = NDArray[np.uint8]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+SHARE = 0.1
+"""However many frames come, background work gets this share of the time: a build is slow then, not stuck."""
 FAIR_S = 1.0
-"""However many frames come, background work gets one slice this often: a build is slow then, not stuck."""
+"""And one slice this often, however long the last one took."""
 ROOM = 1.5
 """A slice is begun when so many times the longest of the last ones fits before the next frame."""
-FORGET = 0.97
+FORGET = 0.9
 """How fast the longest slice is forgotten, per slice."""
 
 
@@ -60,7 +62,8 @@ class Inspector:
     made a lone frame take 65 ms instead of 37 on two cores.
 
     Work in the background (building banks) comes as generators, of which one slice, up to the next `yield`, is run when no
-    frame waits and none is expected before its end, going by each station's own rhythm (`Station.rest_s`).
+    frame waits and none is expected before its end, going by each station's own rhythm (`Station.rest_s`), or when it has had
+    less than its SHARE of the time.
     """
 
     def __init__(
@@ -85,7 +88,8 @@ class Inspector:
         self._device = ThreadPoolExecutor(1, thread_name_prefix="inspector")
         self._ended: Future[None] | None = None
         self._background: deque[tuple[Generator[object, None, Any], Future[Any]]] = deque()
-        self._slice_s = 0.0
+        self._slice_s = self._last_slice_s = 0.0
+        """The longest lately, and the last."""
         self._sliced_s = 0.0
 
     def on_device(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -111,6 +115,7 @@ class Inspector:
     def start(self, judge: Judge, stations: Sequence[Station]) -> None:
         """Begin to inspect."""
         self._stations = tuple(stations)
+        self._slice_s = self._last_slice_s = 0.0  # those before warmed the device up
         self._progress_s = time.monotonic()
         self._ended = self._device.submit(self._run, judge)
 
@@ -166,10 +171,8 @@ class Inspector:
                     if ticket.entry is None:
                         self._finisher.unknown(ticket, "model_failed", str(error))
                 raise
-        if self._background:
-            overdue = time.monotonic() - self._sliced_s >= FAIR_S
-            if overdue or (not self._frames_wait() and self._rest_s() == 0):
-                self._slice()
+        if self._background and (self._overdue_s() <= 0 or (not self._frames_wait() and self._rest_s() == 0)):
+            self._slice()
         return True
 
     def _frames_wait(self) -> bool:
@@ -180,9 +183,12 @@ class Inspector:
         if not self._background:
             return 1.0
         now_s = time.monotonic()
-        due_s = self._sliced_s + FAIR_S - now_s
         room_s = max((station.rest_s(now_s, ROOM * self._slice_s) for station in self._stations), default=0.0)
-        return max(0.0, min(due_s, room_s))
+        return max(0.0, min(self._overdue_s(), room_s))
+
+    def _overdue_s(self) -> float:
+        """Seconds until background work has had less than its share."""
+        return self._sliced_s + min(self._last_slice_s / SHARE, FAIR_S) - time.monotonic()
 
     def _slice(self) -> None:
         work, future = self._background.popleft()
@@ -198,7 +204,8 @@ class Inspector:
         else:
             self._background.append((work, future))
         self._sliced_s = time.monotonic()
-        self._slice_s = max(self._sliced_s - started_s, FORGET * self._slice_s)
+        self._last_slice_s = self._sliced_s - started_s
+        self._slice_s = max(self._last_slice_s, FORGET * self._slice_s)
 
     def _finish_background(self) -> None:
         """All of it, while there are no frames yet."""

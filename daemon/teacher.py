@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 FAR = 1.5
 """A picture is held back when its score is over so many times the calibrated threshold. Good parts that are rejected falsely,
-which a person will want to teach, score just over it."""
+which a person will want to teach, score just over it. Measured with the default preset (bottle, 3 draws of shots): at 4
+shots 3 % of good pictures are held and 96 % of defective ones, at 8 shots 2 and 96; at 1.25 in place of 1.5 3 and 99, at 2
+1 and 94. Where defects hardly show (pill, 2 shots) none and 21 %: the gate is no inspector."""
 LOOKED_AT = 16
 """The newest shots tell what is usual."""
 

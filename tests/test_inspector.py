@@ -6,7 +6,8 @@ device); maps are otherwise made of the picture's own pixels, so that each resul
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,67 @@ def test_a_stop_answers_every_frame_that_waits(tmp_path: Path, taught: Taught) -
     assert [result.reason for result in line.results] == [None, "stopped", "stopped", "stopped"]
     assert [result.sequence for result in line.results] == [1, 2, 3, 4]
     assert line.of(0)[0].verdict == "pass"
+
+
+def counting(steps: int, spent_s: float, done: list[int]) -> Generator[None, None, str]:
+    for step in range(steps):
+        time.sleep(spent_s)
+        done.append(step)
+        yield
+    return "all"
+
+
+def test_background_work_waits_for_frames_but_not_for_ever(floor: Callable[..., Floor]) -> None:
+    line = floor(PixelJudge(lambda _: time.sleep(0.01)), {"name": "a", "queue_frames": 1_000}, max_batch=1)
+    for value in range(100):
+        line.offer(0, value)
+    done: list[int] = []
+    line.start()
+    work = line.inspector.submit_background(counting(1_000, 0.001, done))
+    wait_for(lambda: len(line.results) == 100, "the burst")
+    assert 10 <= len(done) < 300
+    assert work.result(10) == "all"
+
+
+def test_a_slice_begins_only_where_it_ends_before_the_next_frame(floor: Callable[..., Floor]) -> None:
+    line = floor(PixelJudge(), {"name": "a"})
+    station = line.stations[0]
+    assert station.rest_s(time.monotonic(), 9.0) == 0.0  # nothing is known
+    for value in range(3):
+        line.offer(0, value)
+        time.sleep(0.1)
+    now_s = station._came_s
+    gap_s = min(station._gaps)
+    assert station.rest_s(now_s, 0.9 * gap_s) == 0.0
+    assert station.rest_s(now_s + 0.5 * gap_s, 0.9 * gap_s) == pytest.approx(1.5 * gap_s)
+    assert station.rest_s(now_s + 1.5 * gap_s, 0.1 * gap_s) == pytest.approx(0.5 * gap_s)  # late; it may come any moment
+    assert station.rest_s(now_s + 2.1 * gap_s, 9.0) == 0.0  # the line stands
+
+
+def test_background_works_take_turns_and_what_one_raises_is_its_own(floor: Callable[..., Floor]) -> None:
+    def failing() -> Generator[None, None, None]:
+        yield
+        raise ValueError("no")
+
+    line = floor(PixelJudge(), {"name": "a"})
+    line.start()
+    done: list[int] = []
+    long = line.inspector.submit_background(counting(200, 0.002, done))
+    with pytest.raises(ValueError, match="no"):
+        line.inspector.submit_background(failing()).result(10)
+    assert len(done) < 200
+    assert long.result(10) == "all"
+
+
+def test_a_stop_cancels_background_work(tmp_path: Path, taught: Taught) -> None:
+    line = Floor(tmp_path, PixelJudge(), taught, {"name": "a"})
+    line.start()
+    done: list[int] = []
+    work = line.inspector.submit_background(counting(100_000, 0.002, done))
+    wait_for(lambda: bool(done), "its begin")
+    line.stop()
+    assert work.cancelled()
+    assert line.inspector.submit_background(counting(1, 0, done)).cancelled()
 
 
 def test_result_ids_are_uuid_version_7_in_time_order() -> None:

@@ -21,7 +21,7 @@ DOCS = Path(__file__).parent.parent.parent / "docs" / "mqtt"
 
 SCHEMAS = {
     name: jsonschema.Draft202012Validator(json.loads((DOCS / f"{name}.schema.json").read_text()))
-    for name in ("result", "state", "status")
+    for name in ("result", "state", "event", "status")
 }
 
 
