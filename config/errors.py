@@ -6,6 +6,7 @@ AprilcamError
 ├── AddressError    mend [http] (its port is taken) and start again (exit 2)
 ├── ResultsError    name another file or folder for what `aprilcam evaluate` finds, or remove the old one (exit 2)
 ├── PictureError    give up on this picture, go on with the others
+├── ArchiveError    give up on this archived result (never kept, given up since, or damaged), take another
 ├── MqttError       the broker is not usable now; the publisher tries again with back-off
 └── CameraError     the device is not usable now; the supervisor tries again with back-off
     └── CameraFinished  a folder that plays once has no more pictures; nothing to try again
@@ -55,6 +56,10 @@ class ResultsError(AprilcamError):
 
 class PictureError(AprilcamError):
     """A picture file that cannot be read or does not fit its recipe."""
+
+
+class ArchiveError(AprilcamError):
+    """A result that is not in the archive, or whose files there cannot be read."""
 
 
 class CameraError(AprilcamError):

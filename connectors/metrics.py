@@ -58,6 +58,7 @@ class Metrics:
         self.camera_restarts = counter("aprilcam_camera_restarts", "Camera processes started again", "station")
         self.finish_errors = counter("aprilcam_finish_errors", "Frames whose map could not be turned into a result")
         self.messages_refused = counter("aprilcam_messages_refused", "Messages the broker will never take, given up")
+        self.archive_dropped = counter("aprilcam_archive_dropped", "Frames that were to be archived and were not", "reason")
         self.mqtt = Gauge("aprilcam_mqtt_connected", "1 while the broker connection stands", registry=self.registry)
         Info("aprilcam_build", "The release that runs", registry=self.registry).info({"version": version})
 

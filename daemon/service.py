@@ -20,11 +20,13 @@ from config.schema import Config, RecipeConfig
 from connectors.contract import Reason, ResultOut, StatusOut, Topics
 from connectors.metrics import GaugeRow, Metrics
 from connectors.systemd import Notifier
+from daemon.archive import REASONS, Archive
 from daemon.finisher import Finisher
 from daemon.frame import Frame
 from daemon.inspector import Inspector
 from daemon.ledger import Ledger, last_document, outbox_depth
 from daemon.line import Line, StationView
+from daemon.marks import Marks
 from daemon.presets import load_preset
 from daemon.publisher import Publisher
 from daemon.registrar import Registrar
@@ -118,7 +120,13 @@ class Service:
         stack.callback(http.stop)
         self._publisher.start()
         stack.callback(lambda: self._publisher.stop(self._status("stopped"), DRAIN_S))
-        self._finisher = Finisher(self.topics, on_error=self.metrics.finish_errors.inc)
+        dropped = self.metrics.archive_dropped
+        for reason in REASONS:
+            dropped.labels(reason)
+        self.archive = Archive(store, self.ledger, config.archive, lambda reason: dropped.labels(reason).inc())
+        self.marks = Marks(self.ledger, self.archive)
+        stack.callback(self.archive.close)
+        self._finisher = Finisher(self.topics, on_error=self.metrics.finish_errors.inc, archive=self.archive)
         self._inspector = inspector = Inspector(
             self._finisher,
             max_batch=config.inference.max_batch,
@@ -268,6 +276,7 @@ class Service:
 
     def _committed(self, results: list[ResultOut]) -> None:
         """On the ledger's thread."""
+        self.archive.committed(results)
         newest: dict[str, ResultOut] = {}
         for result in results:
             newest[result.station] = result
@@ -384,6 +393,7 @@ class Service:
         finally:
             reader.close()
         age_s = max(0.0, time.time() - oldest_ns / 1e9) if oldest_ns is not None else 0.0
+        yield from self.archive.gauges()
         yield "aprilcam_ledger_failing", "1 while the ledger's disk takes no commit", (), (), float(self.ledger.failing)
         yield "aprilcam_outbox_depth", "Messages the broker has not acknowledged", (), (), depth
         yield "aprilcam_outbox_oldest_age_seconds", "Age of the oldest of them", (), (), age_s
