@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 QUEUE_BYTES = 256 << 20
 """Pixels and maps that may wait in memory. Only fails may use the second half."""
+BLOCKS_BYTES = 16_384
+"""What a set takes on the disk beyond its bytes: each file ends within a block, and has a name in its folder."""
 PAUSE_S = 5.0
 """After the disk refused, nothing is tried, and nothing copied, for so long."""
 IDLE_S = 1.0
@@ -269,11 +271,12 @@ class Archive:
         fill the disk the archive does not give itself up for them, it stops.
         """
         least, most = self._config.min_free_bytes, self._config.max_bytes
+        on_disk = size + BLOCKS_BYTES
         free = self._free_bytes()
         if free < least:
             return "disk_full"
         # A tenth more than what must be free, as the ledger grows meanwhile.
-        excess = max(self.bytes + size - most, min(least + least // 10 + size - free, 2 * size))
+        excess = max(self.bytes + size - most, min(least + least // 10 + on_disk - free, 2 * on_disk))
         while excess > 0:
             given_up = self._ledger.call(partial(take_oldest, enough=excess)).result()
             if not given_up:
@@ -282,7 +285,7 @@ class Archive:
             excess -= sum(stored.bytes for stored in given_up)
         if self.bytes + size > most:
             return "quota_full"
-        return "disk_full" if self._free_bytes() - size < least else None
+        return "disk_full" if self._free_bytes() - on_disk < least else None
 
     def _look_again(self) -> None:
         if self._free_bytes() >= self._config.min_free_bytes:

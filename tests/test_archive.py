@@ -2,8 +2,12 @@
 
 import json
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,75 +15,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from config.errors import ArchiveError
-from config.schema import ArchiveConfig, Region
-from connectors.contract import FrameOut, ProcessingTimes, ResultOut, Verdict
+from config.schema import Region
+from connectors.contract import ResultOut, Verdict
 from daemon import archive as archive_module
 from daemon.archive import PAUSE_S, Archive, sampled
 from daemon.archive_files import STEP, write_set
-from daemon.archive_rows import MARKED_KEPT, keep
-from daemon.finisher import uuid7
-from daemon.ledger import Ledger
+from daemon.archive_rows import MARKED_KEPT
+from tests.archived import SETTLED_S, Kept, a_result, picture
 from tests.broker import wait_for
-
-SETTLED_S = 10.0
-
-
-def picture(seed: int = 0, shape: tuple[int, ...] = (40, 60)) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
-
-
-def a_result(verdict: Verdict = "fail", *, station: str = "press", at: datetime | None = None) -> ResultOut:
-    at = at or datetime.now(UTC)
-    return ResultOut(
-        result_id=uuid7(int(at.timestamp() * 1e9)), sequence=1, station=station, recipe="gear", bank="abc", verdict=verdict,
-        reason="stopped" if verdict == "unknown" else None, score=None if verdict == "unknown" else 0.7, threshold=0.5,
-        regions=(), mask=None, frame=FrameOut(camera="cam", number=1, timestamp_ns=1, clock="host", trigger="free_run"), created_at=at,
-        processing_times=ProcessingTimes(acquire_s=0, queue_s=0, inference_s=0, finish_s=0), is_simulated=True,
-    )  # fmt: skip
-
-
-class Kept:
-    """A ledger with its archive, and what was dropped."""
-
-    def __init__(self, store: Path, **config: object) -> None:
-        self.root = store / "archive"
-        self.ledger = Ledger(store)
-        self.dropped: list[str] = []
-        self.settings = ArchiveConfig.model_validate({"min_free_bytes": 0, **config})
-        self.archive = Archive(store, self.ledger, self.settings, self.dropped.append)
-
-    def put(
-        self,
-        result: ResultOut,
-        pixels: NDArray[np.uint8] | None = None,
-        anomaly_map: NDArray[np.float32] | None = None,
-        region: Region | None = None,
-    ) -> ResultOut:
-        """As finisher and service do; returns once the archive has dealt with it."""
-        dropped = len(self.dropped)
-        self.archive.hold(result.result_id, result.verdict, picture() if pixels is None else pixels, anomaly_map, region)
-        self.archive.committed([result])
-        wait_for(lambda: self.archive._held_bytes == 0, "the archive to be done", SETTLED_S)
-        drawn = result.verdict != "pass" or sampled(result.result_id, self.settings.pass_share)
-        if self.settings.enabled and drawn and len(self.dropped) == dropped:
-            assert self.archive.find(result.result_id) is not None
-        return result
-
-    def keep(self, result_id: str) -> None:
-        self.ledger.call(lambda connection: keep(connection, result_id)).result()
-
-    def count(self) -> int:
-        return len(self.archive.latest(limit=10_000))
-
-    def names(self) -> list[str]:
-        return sorted(path.name for path in self.root.rglob("*") if path.is_file())
-
-    def close(self) -> None:
-        self.archive.close()
-        self.ledger.close()
 
 
 @pytest.fixture
@@ -278,7 +223,7 @@ def test_halves_that_a_crash_left_are_cleaned_and_the_books_agree_with_the_disk(
     kept = opened()
     whole, gone, cut = (kept.put(a_result(), anomaly_map=np.ones((8, 8), np.float32)) for _ in range(3))
     folder = kept.root / "press" / f"{whole.created_at:%Y-%m-%d}"
-    orphan, half = uuid7(time.time_ns()), uuid7(time.time_ns())
+    orphan, half = str(uuid.uuid4()), str(uuid.uuid4())
     kept.close()
     write_set(folder, orphan, {".png": b"whole files, no row", ".json": b"{}"})
     (folder / f"{half}.png").write_bytes(b"first file")
@@ -302,6 +247,36 @@ def test_halves_that_a_crash_left_are_cleaned_and_the_books_agree_with_the_disk(
     finally:
         kept.ledger = again.ledger  # the fixture closes it
         kept.archive = again.archive
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.archived import Kept, a_result, picture
+kept = Kept(Path(sys.argv[1]), max_bytes=1_000_000)
+print("ready", flush=True)
+while True:
+    kept.put(a_result(), picture(1, (150, 200)))
+"""
+
+
+def test_sigkill_at_any_instant_leaves_whole_sets_in_files_and_books(tmp_path: Path) -> None:
+    for number in range(4):
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"ready\n"
+            time.sleep(0.3 + 0.0371 * number)
+            os.kill(writer.pid, signal.SIGKILL)
+    kept = Kept(tmp_path, max_bytes=1_000_000)
+    try:
+        there = kept.archive.latest(limit=1000)
+        assert len(there) > 10
+        wait_for(lambda: len(kept.names()) == 2 * kept.count(), "the books and the disk to agree", SETTLED_S)
+        for found in kept.archive.latest(limit=1000):
+            assert found.bytes == found.picture.stat().st_size + found.document.stat().st_size
+            np.testing.assert_array_equal(kept.archive.pixels(found.result_id), picture(1, (150, 200)))
+    finally:
+        kept.close()
 
 
 def test_a_short_disk_stops_archiving_and_ends_by_itself(opened: Callable[..., Kept], monkeypatch: pytest.MonkeyPatch) -> None:

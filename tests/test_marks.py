@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from config.errors import ArchiveError
 from daemon.marks import Marked, Marks
 from model.calibration import Calibration
-from tests.test_archive import Kept, a_result, picture
+from tests.archived import Kept, a_result, picture
 
 Pixels = NDArray[np.uint8]
 
