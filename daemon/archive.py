@@ -120,8 +120,14 @@ class Archive:
         if full:
             self._on_dropped("queue_full")
             return
-        # Only a copy outlives the ring's slot; a map may be a view of its whole batch.
-        held = _Held(verdict, pixels.copy(), None if kept_map is None else kept_map.copy(), region, nbytes)
+        try:
+            # Only a copy outlives the ring's slot; a map may be a view of its whole batch.
+            held = _Held(verdict, pixels.copy(), None if kept_map is None else kept_map.copy(), region, nbytes)
+        except MemoryError:  # must not cost the frame its verdict
+            with self._lock:
+                self._held_bytes -= nbytes
+            self._on_dropped("queue_full")
+            return
         with self._lock:
             self._held[result_id] = held
 
