@@ -8,6 +8,7 @@ AprilcamError
 ├── CommandError    tell the sender of a command; `code` says what can be done (exit 2 at the command line)
 ├── PictureError    give up on this picture, go on with the others
 ├── StoppingError   the daemon is stopping: ask again when it runs
+├── ArchiveError    give up on this archived result (never kept, given up since, or damaged), take another
 ├── MqttError       the broker is not usable now; the publisher tries again with back-off
 └── CameraError     the device is not usable now; the supervisor tries again with back-off
     └── CameraFinished  a folder that plays once has no more pictures; nothing to try again
@@ -70,6 +71,10 @@ class PictureError(AprilcamError):
 
 class StoppingError(AprilcamError):
     """The daemon is stopping and begins nothing new."""
+
+
+class ArchiveError(AprilcamError):
+    """A result that is not in the archive, or whose files there cannot be read."""
 
 
 class CameraError(AprilcamError):

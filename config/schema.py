@@ -84,6 +84,17 @@ class InferenceConfig(Section):
     bank_rows: int | None = Field(default=None, ge=1, le=1_000_000)
 
 
+class ArchiveConfig(Section):
+    """Which frames are kept as pictures, how long, and how much of the disk they may take."""
+
+    enabled: bool = True
+    pass_share: float = Field(default=0.01, ge=0, le=1)
+    maps: bool = True
+    max_age_days: float = Field(default=30.0, gt=0, le=36_500)
+    max_bytes: int = Field(default=10_000_000_000, ge=1_000_000)
+    min_free_bytes: int = Field(default=2_000_000_000, ge=0)
+
+
 class CameraSection(Section):
     """What every driver has."""
 
@@ -176,6 +187,7 @@ class Config(Section):
     mqtt: MqttConfig = MqttConfig()
     http: HttpConfig = HttpConfig()
     inference: InferenceConfig = InferenceConfig()
+    archive: ArchiveConfig = ArchiveConfig()
     cameras: tuple[CameraConfig, ...]
     recipes: tuple[RecipeConfig, ...]
     stations: tuple[StationConfig, ...]
@@ -262,7 +274,7 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
         elif isinstance(part, str):
             nested = {
                 "store": StoreConfig, "mqtt": MqttConfig, "http": HttpConfig, "inference": InferenceConfig,
-                "recipes": RecipeConfig, "stations": StationConfig, "region": Region,
+                "archive": ArchiveConfig, "recipes": RecipeConfig, "stations": StationConfig, "region": Region,
             }  # fmt: skip
             model = nested.get(part, model)
     return list(model.model_fields)

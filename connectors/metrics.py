@@ -64,6 +64,7 @@ class Metrics:
         self.bank_builds = counter("aprilcam_bank_builds", "Builds of banks, by how they ended", "recipe", "outcome")
         text = "Share of the running build that is done, 1 when none runs"
         self.build_progress = Gauge("aprilcam_build_progress_ratio", text, ("recipe",), registry=self.registry)
+        self.archive_dropped = counter("aprilcam_archive_dropped", "Frames that were to be archived and were not", "reason")
         self.mqtt = Gauge("aprilcam_mqtt_connected", "1 while the broker connection stands", registry=self.registry)
         Info("aprilcam_build", "The release that runs", registry=self.registry).info({"version": version})
 

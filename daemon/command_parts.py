@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,8 +133,11 @@ class Archive(Protocol):
     def recipe_of(self, result_id: str) -> str | None:
         """The recipe by which it was judged."""
 
-    def mark(self, result_id: str, verdict: str) -> bool:
-        """False when the result is not known."""
+    def marked(self, result_id: str) -> Literal["good", "bad"] | None:
+        """What it was marked as."""
+
+    def mark(self, result_id: str, verdict: Literal["good", "bad"]) -> bool:
+        """False when the result is not archived."""
 
 
 @dataclass(frozen=True)

@@ -280,6 +280,10 @@ class Commands:
 
     def _promote(self, parts: Parts, request: wire.Promote, _: bytes | None) -> wire.RegisterAnswer:
         picture = _archived(parts, request.result_id)
+        if _wired(parts.archive).marked(request.result_id) == "bad":
+            # One bad shot hides its defect for ever.
+            mend = "Mark it good first, if it is"
+            raise CommandError("refused", f"result {request.result_id!r} is marked bad, and shots are good parts. {mend}")
         recipe = self._recipe(request.recipe or _wired(parts.archive).recipe_of(request.result_id))
         name = f"result {request.result_id}"
         done = parts.teacher.register(recipe, picture, name=name, force=request.force)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.contract import FrameOut, MaskOut, ProcessingTimes, Reason, RegionOut, ResultOut, Topics, Verdict
+from daemon.archive import Archive
 from daemon.ledger import Entry, Message, Record
 from daemon.station import Taught, Ticket
 from model.regions import Region, encode_mask_png, find_regions
@@ -35,8 +36,11 @@ def uuid7(time_ns: int) -> str:
 class Finisher:
     """Turns maps and refusals into ledger entries and ends their tickets."""
 
-    def __init__(self, topics: Topics, threads: int = 2, on_error: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, topics: Topics, threads: int = 2, on_error: Callable[[], None] = lambda: None, archive: Archive | None = None
+    ) -> None:
         self._topics = topics
+        self._archive = archive
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="finisher")
         self._on_error = on_error
 
@@ -51,29 +55,38 @@ class Finisher:
     def unknown(self, ticket: Ticket, reason: Reason, detail: str | None, inference_s: float = 0.0) -> None:
         """End a ticket whose frame cannot be judged."""
         taken_s = ticket.taken_s or time.monotonic()
-        entry = self._entry(ticket, "unknown", taken_s, inference_s, reason=reason, detail=detail)
-        ticket.station.finish(ticket, entry)
+        self._end(ticket, self._entry(ticket, "unknown", taken_s, inference_s, reason=reason, detail=detail))
+
+    def _end(self, ticket: Ticket, ended: tuple[Entry, str]) -> None:
+        entry, result_id = ended
+        if not ticket.station.finish(ticket, entry) and self._archive is not None:
+            self._archive.release(result_id)
 
     def _finish(self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], score: float, inference_s: float) -> None:
         try:
-            entry = self._judge(ticket, taught, anomaly_map, score, inference_s)
+            ended = self._judge(ticket, taught, anomaly_map, score, inference_s)
         except Exception as error:
             log.exception("station %s: a frame could not be finished", ticket.station.name)
             self._on_error()
             self.unknown(ticket, "finish_failed", f"{type(error).__name__}: {error}", inference_s)
         else:
-            ticket.station.finish(ticket, entry)
+            self._end(ticket, ended)
 
-    def _judge(self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], score: float, inference_s: float) -> Entry:
+    def _judge(
+        self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], score: float, inference_s: float
+    ) -> tuple[Entry, str]:
         threshold = ticket.station.threshold_of(taught)
         pixel_threshold = ticket.station.recipe.threshold or taught.calibration.pixel_threshold
         if score <= threshold:
-            return self._entry(ticket, "pass", ticket.taken_s, inference_s, taught=taught, score=score, threshold=threshold)
+            return self._entry(
+                ticket, "pass", ticket.taken_s, inference_s, taught=taught, score=score, threshold=threshold,
+                anomaly_map=anomaly_map,
+            )  # fmt: skip
         height, width = frame_size(ticket)
         mask, regions = find_regions(anomaly_map, width, height, pixel_threshold)
         return self._entry(
             ticket, "fail", ticket.taken_s, inference_s, taught=taught, score=score, threshold=threshold,
-            regions=regions, mask=(encode_mask_png(mask), width, height),
+            regions=regions, mask=(encode_mask_png(mask), width, height), anomaly_map=anomaly_map,
         )  # fmt: skip
 
     def _entry(
@@ -90,7 +103,9 @@ class Finisher:
         threshold: float | None = None,
         regions: tuple[Region, ...] = (),
         mask: tuple[bytes, int, int] | None = None,
-    ) -> Entry:
+        anomaly_map: NDArray[np.float32] | None = None,
+    ) -> tuple[Entry, str]:
+        """The entry and its result_id, for which the archive holds a copy of the pixels if they are to be kept."""
         frame, station = ticket.frame, ticket.station
         created_at = datetime.now(UTC)
         result_id = uuid7(int(created_at.timestamp() * 1e9))
@@ -142,7 +157,9 @@ class Finisher:
             document = result.encode()
             return Record(result, document, (*messages, Message(self._topics.result(station.name), document)))
 
-        return Entry(station.name, complete)
+        if self._archive is not None:
+            self._archive.hold(result_id, verdict, frame.pixels, anomaly_map, station.region)
+        return Entry(station.name, complete), result_id
 
 
 def frame_size(ticket: Ticket) -> tuple[int, int]:

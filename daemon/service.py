@@ -20,17 +20,20 @@ from config.schema import Config, RecipeConfig
 from connectors.contract import EventKind, EventOut, Reason, ResultOut, StatusOut, Topics
 from connectors.metrics import GaugeRow, Metrics
 from connectors.systemd import Notifier
+from daemon.archive import REASONS, Archive
 from daemon.banks import Banks
 from daemon.builder import Builder, Detail
 from daemon.command_parts import Parts
 from daemon.commands import Commands
 from daemon.drop import DropFolders
+from daemon.evidence import Evidence
 from daemon.finisher import Finisher
 from daemon.frame import Frame
 from daemon.frames import NewestFrames
 from daemon.inspector import Inspector
 from daemon.ledger import Ledger, Message, last_document, outbox_depth
 from daemon.line import Line, StationView
+from daemon.marks import Marks
 from daemon.mqtt_commands import MqttCommands
 from daemon.presets import load_preset
 from daemon.publisher import Publisher
@@ -136,7 +139,13 @@ class Service:
         stack.callback(inbox.stop)
         self._publisher.start()
         stack.callback(lambda: self._publisher.stop(self._status("stopped"), DRAIN_S))
-        self._finisher = Finisher(self.topics, on_error=self.metrics.finish_errors.inc)
+        dropped = self.metrics.archive_dropped
+        for reason in REASONS:
+            dropped.labels(reason)
+        self.archive = Archive(store, self.ledger, config.archive, lambda reason: dropped.labels(reason).inc())
+        self.marks = Marks(self.ledger, self.archive)
+        stack.callback(self.archive.close)
+        self._finisher = Finisher(self.topics, on_error=self.metrics.finish_errors.inc, archive=self.archive)
         self._inspector = inspector = Inspector(
             self._finisher,
             max_batch=config.inference.max_batch,
@@ -158,7 +167,7 @@ class Service:
         self._builder.start()
         stack.callback(self._stop_cameras)
         drops = DropFolders({recipe.name: recipe.drop for recipe in config.recipes if recipe.drop}, self.commands)
-        self.commands.open(Parts(self.teacher))
+        self.commands.open(Parts(self.teacher, archive=Evidence(self.archive, self.marks)))
         stack.callback(self.commands.close)
         stack.callback(self.frames.close)
         drops.start()
@@ -315,6 +324,7 @@ class Service:
 
     def _committed(self, results: list[ResultOut]) -> None:
         """On the ledger's thread."""
+        self.archive.committed(results)
         newest: dict[str, ResultOut] = {}
         for result in results:
             newest[result.station] = result
@@ -493,6 +503,7 @@ class Service:
         finally:
             reader.close()
         age_s = max(0.0, time.time() - oldest_ns / 1e9) if oldest_ns is not None else 0.0
+        yield from self.archive.gauges()
         yield "aprilcam_ledger_failing", "1 while the ledger's disk takes no commit", (), (), float(self.ledger.failing)
         yield "aprilcam_outbox_depth", "Messages the broker has not acknowledged", (), (), depth
         yield "aprilcam_outbox_oldest_age_seconds", "Age of the oldest of them", (), (), age_s

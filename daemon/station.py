@@ -163,14 +163,14 @@ class Station:
         with self._lock:
             return now_s - max(self._ended_s, self._order[0].frame.arrived_s) if self._order else 0.0
 
-    def finish(self, ticket: Ticket, entry: Entry) -> None:
-        """End a ticket with a result, and submit every result whose turn has come."""
-        self._end(ticket, entry)
+    def finish(self, ticket: Ticket, entry: Entry) -> bool:
+        """End a ticket with a result, and submit every result whose turn has come. False: it had ended before."""
+        return self._end(ticket, entry)
 
-    def _end(self, ticket: Ticket, entry: Entry | None) -> None:
+    def _end(self, ticket: Ticket, entry: Entry | None) -> bool:
         with self._lock:
             if ticket.entry is not None or ticket.skipped:
-                return  # a frame has one end; the first one counts
+                return False  # a frame has one end; the first one counts
             ticket.entry, ticket.skipped = entry, entry is None
             self._ended_s = time.monotonic()
             ready: list[Entry] = []
@@ -181,3 +181,4 @@ class Station:
             # Submitted under the lock: two threads must not overtake each other between here and the ledger's queue.
             if ready:
                 self.submit(ready)
+        return True

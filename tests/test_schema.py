@@ -151,7 +151,7 @@ def test_the_example_is_valid_and_shows_every_key(tmp_path: Path) -> None:
     config = load(tmp_path, text)
 
     assert keys(Config) == set(document)
-    for table in ("store", "mqtt", "http", "inference"):
+    for table in ("store", "mqtt", "http", "inference", "archive"):
         assert keys(type(getattr(config, table))) == set(document[table])
     commented = {line.split("=")[0].strip("# ") for line in text.splitlines() if line.startswith("# ") and "=" in line}
     pylon, folder = document["cameras"]

@@ -1,0 +1,60 @@
+"""daemon/evidence.py: commands over the real archive, marks and teacher."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from config.errors import CommandError
+from daemon.command_parts import Parts
+from daemon.evidence import Evidence
+from daemon.marks import Marks
+from daemon.shots import pixel_hash
+from tests.archived import Kept, a_result
+from tests.parts import draw_part
+from tests.plant import TestPlant
+
+UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
+
+
+@pytest.fixture
+def kept(tmp_path: Path, plant: TestPlant) -> Iterator[Kept]:
+    kept = Kept(tmp_path / "kept")
+    plant.commands.open(Parts(plant.teacher, archive=Evidence(kept.archive, Marks(kept.ledger, kept.archive))))
+    yield kept
+    kept.close()
+
+
+def code_of(plant: TestPlant, name: str, **request: object) -> str:
+    with pytest.raises(CommandError) as caught:
+        plant.run(name, request)
+    return caught.value.code
+
+
+def test_an_archived_result_is_promoted_to_a_shot_of_its_recipe_and_marked_good(plant: TestPlant, kept: Kept) -> None:
+    result_id = kept.put(a_result("fail", recipe="disc"), draw_part(3)).result_id
+    answer = plant.run("promote", {"result_id": result_id})
+    assert answer["recipe"] == "disc"
+    assert [shot["shot"] for shot in answer["shots"]] == [pixel_hash(draw_part(3))]
+    assert [row["shot"] for row in plant.run("shots", {"recipe": "disc"})["shots"]] == [pixel_hash(draw_part(3))]
+    assert [own.mark for own in Marks(kept.ledger, kept.archive).marked("disc")] == ["good"]
+
+
+def test_what_is_marked_bad_becomes_no_shot_until_it_is_marked_good(plant: TestPlant, kept: Kept) -> None:
+    result_id = kept.put(a_result("fail", recipe="disc"), draw_part(4)).result_id
+    plant.run("mark", {"result_id": result_id, "verdict": "bad"})
+    assert code_of(plant, "promote", result_id=result_id) == "refused"
+    assert plant.run("shots", {"recipe": "disc"})["shots"] == []
+    plant.run("mark", {"result_id": result_id, "verdict": "good"})
+    assert plant.run("promote", {"result_id": result_id})["shots"][0]["new"]
+
+
+def test_results_that_are_not_archived_are_told(plant: TestPlant, kept: Kept) -> None:
+    for name, more in (("mark", {"verdict": "good"}), ("promote", {})):
+        assert code_of(plant, name, result_id=UNKNOWN, **more) == "unknown_result"
+    result = kept.put(a_result("fail", recipe="disc"), np.zeros((20, 20), np.uint8))
+    archived = kept.archive.find(result.result_id)
+    assert archived is not None
+    archived.picture.unlink()
+    assert code_of(plant, "promote", result_id=result.result_id) == "unknown_result"
