@@ -71,7 +71,7 @@ def test_the_demo_judges_its_pictures_as_the_readme_says() -> None:
 def test_a_second_run_uses_the_bank_and_leaves_nothing_running() -> None:
     code, text = run_until(1)
     assert code == 0, text
-    assert "building the bank" not in text
+    assert "encoding reference shots" not in text
     port = text.split("private broker: 127.0.0.1:")[1].split()[0]
     config = str(BUILD / "broker" / "mosquitto.conf")
 

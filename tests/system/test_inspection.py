@@ -98,19 +98,19 @@ def test_second_start_uses_the_persisted_bank_and_a_damaged_one_is_built_again(t
         return line.daemon.said(), bank.stat().st_mtime_ns
 
     first, built = once()
-    assert "building the bank" in first
+    assert "encoding reference shots" in first
     second, kept = once()
-    assert "building the bank" not in second
+    assert "encoding reference shots" not in second
     assert kept == built
     [bank] = banks.glob("*/bank.safetensors")
     content = bytearray(bank.read_bytes())
     content[-1] ^= 1
     bank.write_bytes(content)
     third, _ = once()
-    assert "building the bank" in third
+    assert "encoding reference shots" in third
     assert "bank.safetensors" in third
     fourth, _ = once()
-    assert "building the bank" not in fourth
+    assert "encoding reference shots" not in fourth
 
 
 def test_bad_pictures_are_named_and_the_rest_goes_on(tmp_path: Path, lines: list[Line]) -> None:
