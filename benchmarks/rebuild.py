@@ -80,9 +80,7 @@ class Plant:
             self.inspector,
             recipe_of=lambda _: recipe,
             on_taught=self._swap,
-            on_event=lambda _recipe, kind, detail: (
-                self.built.append(float(detail["seconds"] or 0)) if kind == "bank_built" else None
-            ),
+            on_event=self._heard,
         )
         self.teacher = Teacher(self.shots, banks, lambda _: recipe, self.builder)
         config = StationConfig(name="bench", camera="cam", recipe="part", queue_frames=100)
