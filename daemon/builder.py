@@ -223,7 +223,7 @@ class Builder:
 
     def _build(self, build: _Build) -> None:
         started_s = told_s = time.monotonic()
-        self._on_event(build.recipe, "build_started", {"build": build.id})
+        self._say(build.recipe, "build_started", {"build": build.id})
 
         def progress(what: str, done: int, total: int) -> None:
             nonlocal told_s
@@ -235,7 +235,7 @@ class Builder:
                 told_s = time.monotonic()
                 part = PARTS.index(what) if what in PARTS else 0
                 share = round((part + done / max(total, 1)) / len(PARTS), 3)
-                self._on_event(build.recipe, "build_progress", {"build": build.id, "doing": what, "share": share})
+                self._say(build.recipe, "build_progress", {"build": build.id, "doing": what, "share": share})
 
         try:
             recipe = self._recipe_of(build.recipe)
@@ -258,7 +258,7 @@ class Builder:
             else:
                 reason = f"{type(error).__name__}: {error}"
                 log.exception("recipe %s: build failed, the old bank goes on", build.recipe)
-            self._on_event(build.recipe, "build_failed", {"build": build.id, "reason": reason[:500]})
+            self._say(build.recipe, "build_failed", {"build": build.id, "reason": reason[:500]})
             return
         detail: Detail = {"build": build.id, "seconds": round(time.monotonic() - started_s, 3)}
         if isinstance(taught, Taught):
@@ -266,7 +266,13 @@ class Builder:
             detail |= {"bank": taught.bank.name if taught.bank else None, "shots": own.shots, "threshold": own.threshold}
         else:
             detail |= {"bank": None, "reason": taught.reason}
-        self._on_event(build.recipe, "bank_built", detail)
+        self._say(build.recipe, "bank_built", detail)
+
+    def _say(self, recipe: str, kind: EventKind, detail: Detail) -> None:
+        try:
+            self._on_event(recipe, kind, detail)
+        except Exception:  # who is told of builds must not end them
+            log.exception("recipe %s: %s could not be told", recipe, kind)
 
     def _tell(self, recipe: str, taught: Taught | Untaught) -> None:
         self._taught[recipe] = taught
