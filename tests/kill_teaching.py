@@ -58,7 +58,8 @@ def victim(folder: Path, say: int, step: str | None, seed: int) -> None:
             tell("forgetting", shot)
             school.teacher.forget("disc", shot)
             tell("forgot", shot)
-        odd = chance.random() < (0.7 if step == "held_stored" else 0.3)
+        taught = school.builder.taught("disc")
+        odd = taught is not None and taught.calibration.shots > 2 and chance.random() < 0.3  # the gate holds it
         part = 255 - draw_part(chance.randrange(10**6)) if odd else draw_part(chance.randrange(10**6))
         answer = school.teacher.register("disc", cv2.imencode(".png", part)[1].tobytes(), name="part")
         if answer.held is None:
