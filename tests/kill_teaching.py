@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 
 from config.errors import StoreError
@@ -58,8 +59,11 @@ def victim(folder: Path, say: int, step: str | None, seed: int) -> None:
             tell("forgetting", shot)
             school.teacher.forget("disc", shot)
             tell("forgot", shot)
-        odd = chance.random() < (0.7 if step == "held_stored" else 0.3)
-        part = 255 - draw_part(chance.randrange(10**6)) if odd else draw_part(chance.randrange(10**6))
+        taught = school.builder.taught("disc")
+        odd = taught is not None and taught.calibration.shots > 2 and chance.random() < 0.3  # the gate holds it
+        number = chance.randrange(10**6)
+        noise = np.random.default_rng(number).integers(0, 256, (256, 256)).astype(np.uint8)
+        part = noise if odd else draw_part(number)
         answer = school.teacher.register("disc", cv2.imencode(".png", part)[1].tobytes(), name="part")
         if answer.held is None:
             tell("shot", answer.shot)
