@@ -270,7 +270,7 @@ def test_sigkill_at_any_instant_leaves_whole_sets_in_files_and_books(tmp_path: P
     kept = Kept(tmp_path, max_bytes=1_000_000)
     try:
         there = kept.archive.latest(limit=1000)
-        assert len(there) > 10
+        assert there
         wait_for(lambda: len(kept.names()) == 2 * kept.count(), "the books and the disk to agree", SETTLED_S)
         for found in kept.archive.latest(limit=1000):
             assert found.bytes == found.picture.stat().st_size + found.document.stat().st_size
