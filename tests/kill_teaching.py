@@ -62,8 +62,9 @@ def victim(folder: Path, say: int, step: str | None, seed: int) -> None:
         taught = school.builder.taught("disc")
         odd = taught is not None and taught.calibration.shots > 2 and chance.random() < 0.3  # the gate holds it
         number = chance.randrange(10**6)
-        noise = np.random.default_rng(number).integers(0, 256, (256, 256)).astype(np.uint8)
-        part = noise if odd else draw_part(number)
+        noise = np.random.default_rng(number).integers(0, 16, (256, 256))
+        checks = 240 * (np.indices((256, 256)) // 8).sum(0) % 480  # edges all over
+        part = (checks + noise).astype(np.uint8) if odd else draw_part(number)
         answer = school.teacher.register("disc", cv2.imencode(".png", part)[1].tobytes(), name="part")
         if answer.held is None:
             tell("shot", answer.shot)
