@@ -2,81 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from config.schema import Region
-from daemon.ledger import Shot
-from model.calibration import Calibration
+from daemon.teacher import Teacher
 
 Pixels = NDArray[np.uint8]
-
-
-class Held(Protocol):
-    """Why a shot was held back."""
-
-    @property
-    def score(self) -> float: ...
-    @property
-    def threshold(self) -> float: ...
-    @property
-    def limit(self) -> float: ...
-
-
-class Registered(Protocol):
-    """What became of a picture."""
-
-    @property
-    def shot(self) -> str: ...
-    @property
-    def new(self) -> bool: ...
-    @property
-    def held(self) -> Held | None: ...
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
-    @property
-    def build(self) -> str | None: ...
-
-
-class BankRow(Protocol):
-    """A bank that is kept."""
-
-    @property
-    def bank(self) -> str: ...
-    @property
-    def built_at(self) -> datetime: ...
-    @property
-    def current(self) -> bool: ...
-    @property
-    def calibration(self) -> Calibration: ...
-
-
-class Teacher(Protocol):
-    """Keeps shots and makes banks. What it raises as AprilcamError or ModelError is told to the command's sender."""
-
-    def register(self, recipe: str, picture: bytes, *, name: str, force: bool = False) -> Registered:
-        """A whole picture file; durable when it returns."""
-
-    def register_pixels(self, recipe: str, pixels: Pixels, *, name: str, force: bool = False) -> Registered:
-        """Pixels H x W (grey) or H x W x 3, RGB."""
-
-    def forget(self, recipe: str, shot: str) -> str | None:
-        """The build that will leave the shot out."""
-
-    def shots(self, recipe: str) -> list[Shot]:
-        """In the order in which they were registered."""
-
-    def banks(self, recipe: str) -> Sequence[BankRow]:
-        """Newest first."""
-
-    def rebuild(self, recipe: str) -> str:
-        """The build that begins."""
-
-    def rollback(self, recipe: str, bank: str | None = None) -> BankRow:
-        """The bank that judges from now on."""
 
 
 class Plant(Protocol):

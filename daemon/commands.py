@@ -22,7 +22,9 @@ from pydantic import ValidationError
 from config.errors import AprilcamError, CommandError, StoppingError, StoreError
 from connectors import requests as wire
 from connectors.contract import Payload
-from daemon.command_parts import BankRow, Frames, Parts, Plant, Registered, Teacher
+from daemon.banks import BankRow
+from daemon.command_parts import Frames, Parts, Plant
+from daemon.teacher import Registered, Teacher
 from model.errors import ModelError
 
 log = logging.getLogger(__name__)

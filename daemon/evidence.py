@@ -30,9 +30,7 @@ class Evidence:
 
     def marked(self, result_id: str) -> Mark | None:
         """What it was marked as."""
-        recipe = self.recipe_of(result_id)
-        found = self._marks.marked(recipe) if recipe is not None else []
-        return next((own.mark for own in found if own.result_id == result_id), None)
+        return self._marks.of(result_id)
 
     def mark(self, result_id: str, verdict: Mark) -> bool:
         """False when the result is not archived. Raises ArchiveError when the mark cannot be made durable."""

@@ -81,6 +81,12 @@ class Marks:
         with closing(self._ledger.reader()) as reader:
             return [Marked(*row[:4]) for row in _rows(reader, recipe)]
 
+    def of(self, result_id: str) -> Mark | None:
+        """What a result is marked as."""
+        with closing(self._ledger.reader()) as reader:
+            row: tuple[Mark] | None = reader.execute("SELECT mark FROM marks WHERE result_id = ?", (result_id,)).fetchone()
+        return row[0] if row is not None else None
+
     def labels(self, recipe: str, basis: str, scorer: Scorer) -> tuple[list[float], list[float]]:
         """Scores of the parts marked good, and of those marked bad, by the bank that judges.
 

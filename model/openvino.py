@@ -4,14 +4,12 @@ import hashlib
 import io
 import json
 import logging
-import os
 import sys
 import tempfile
 import threading
 import time
 import zipfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from model.errors import ConversionError
 from model.features import LocalExtractor, PatchFeatures, TimmExtractor, to_square
+from model.files import write_whole
 from model.spec import ModelSpec
 from model.weights import load_weights
 
@@ -223,16 +222,9 @@ def _copy(request: ov.InferRequest, layers: Sequence[Tensor], number: int) -> No
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all. A cache that cannot be written costs time at the next start and nothing else."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """A cache that cannot be written costs time at the next start and nothing else."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_whole(path, data)
     except OSError as error:
         log.warning("%s: the converted encoder cannot be kept: %s", path, error)
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

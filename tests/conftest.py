@@ -15,6 +15,7 @@ from model.bank import build_bank
 from model.calibration import Calibration
 from model.detector import Detector, Reference
 from model.features import PatchFeatures, create_extractor
+from tests.broker import Broker
 from tests.plant import TestPlant
 
 # cameras
@@ -67,3 +68,15 @@ def plant(tmp_path: Path, shipped_detector: Detector) -> Iterator[TestPlant]:
     plant = TestPlant(tmp_path, shipped_detector)
     yield plant
     plant.close()
+
+
+# mqtt
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    """A mosquitto of the test's own."""
+    broker = Broker(tmp_path)
+    broker.start()
+    yield broker
+    broker.kill()

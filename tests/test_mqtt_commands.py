@@ -96,14 +96,6 @@ class Daemon:
         self.inbox.stop()
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    broker = Broker(tmp_path)
-    broker.start()
-    yield broker
-    broker.kill()
-
-
 @pytest.fixture(params=["5", "3.1.1"])
 def daemon(request: pytest.FixtureRequest, broker: Broker, plant: TestPlant) -> Iterator[Daemon]:
     daemon = Daemon(plant, broker.port, request.param)

@@ -1,7 +1,6 @@
 """daemon/publisher.py and connectors/mqtt.py against a real mosquitto."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import paho.mqtt.client as paho
@@ -16,14 +15,6 @@ from daemon.ledger import Ledger, outbox_depth
 from daemon.publisher import Publisher
 from tests.broker import Broker, Listener, wait_for
 from tests.records import entry
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    broker = Broker(tmp_path)
-    broker.start()
-    yield broker
-    broker.kill()
 
 
 class Daemon:

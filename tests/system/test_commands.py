@@ -3,7 +3,6 @@
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,6 @@ from tests.test_cli import aprilcam
 
 REPLY = jsonschema.Draft202012Validator(json.loads((DOCS / "reply.schema.json").read_text()))
 TOKEN = "a token of more than 16 characters"  # noqa: S105
-
-
-@pytest.fixture
-def lines() -> Iterator[list[Line]]:
-    lines: list[Line] = []
-    yield lines
-    for line in lines:
-        line.close()
 
 
 def test_a_running_daemon_is_taught_by_every_way_in_and_inspects_on(tmp_path: Path, lines: list[Line]) -> None:

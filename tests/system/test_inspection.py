@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -18,14 +17,6 @@ import pytest
 from tests.broker import wait_for
 from tests.parts import write_parts
 from tests.system.daemon import Line, folder_station
-
-
-@pytest.fixture
-def lines() -> Iterator[list[Line]]:
-    lines: list[Line] = []
-    yield lines
-    for line in lines:
-        line.close()
 
 
 def test_good_parts_pass_scratched_ones_fail_and_the_mask_lies_on_the_scratch(tmp_path: Path, lines: list[Line]) -> None:

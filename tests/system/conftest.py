@@ -1,0 +1,16 @@
+"""What whole-daemon stories share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.system.daemon import Line
+
+
+@pytest.fixture
+def lines() -> Iterator[list[Line]]:
+    """Put daemons in; they are ended after the test."""
+    lines: list[Line] = []
+    yield lines
+    for line in lines:
+        line.close()
