@@ -28,7 +28,7 @@ from daemon.frame import Frame
 from daemon.inspector import Inspector
 from daemon.ledger import Ledger
 from daemon.publisher import Publisher
-from daemon.station import Station, Taught
+from daemon.station import Program, Station, Taught
 from daemon.supervisor import CameraSupervisor
 from demo.run import private_broker
 from model.bank import Bank, build_bank
@@ -81,7 +81,7 @@ def measure(folder: Path, frames: int, rate_hz: float) -> list[float]:
     bank = build_bank(PatchFeatures((torch.ones(2, 1, 1),), ((1, 1),)), fingerprint={}, shots=("a" * 64, "b" * 64))
     taught = Taught(Reference(bank), Calibration(0.5, 0.5, (0.1, 0.1), (0.0, 0.0), True, ""))
     recipe = RecipeConfig(name="part", object="part")
-    station = Station(StationConfig(name="bench", camera="cam", recipe="part"), recipe, True, ledger.submit, taught)
+    station = Station(StationConfig(name="bench", camera="cam", recipe="part"), Program(recipe, taught), True, ledger.submit)
     inspector = Inspector(finisher, max_batch=8, max_wait_s=0.0)
 
     def arrived(frame: Frame) -> None:

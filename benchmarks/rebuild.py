@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from daemon.inspector import Inspector
 from daemon.ledger import Ledger
 from daemon.presets import load_preset
 from daemon.shots import Shots, pixel_hash
-from daemon.station import Station, Taught, Untaught
+from daemon.station import Program, Station, Taught, Untaught
 from daemon.teacher import Teacher
 from model.detector import Detector
 from model.features import create_extractor
@@ -84,7 +85,7 @@ class Plant:
         )
         self.teacher = Teacher(self.shots, banks, lambda _: recipe, self.builder)
         config = StationConfig(name="bench", camera="cam", recipe="part", queue_frames=100)
-        self.station = Station(config, recipe, True, self.ledger.submit)
+        self.station = Station(config, Program(recipe), True, self.ledger.submit)
         self.keep(range(FIRST))
         self.teacher.start(recipe, lambda *_: None)
         self.parts = [draw_part(seed) for seed in range(1_000, 1_010)]
@@ -98,7 +99,7 @@ class Plant:
             self.shots.add("part", pixel_hash(part), cv2.imencode(".png", part)[1].tobytes(), WIDTH, HEIGHT)
 
     def _swap(self, _recipe: str, taught: Taught | Untaught) -> None:
-        self.station.taught = taught
+        self.station.program = replace(self.station.program, taught=taught)
 
     def _heard(self, _recipe: str, kind: EventKind, _detail: Detail) -> None:
         self.builds += kind == "bank_built"
@@ -106,8 +107,8 @@ class Plant:
     @property
     def bank(self) -> str:
         """The name of the bank that judges."""
-        taught = self.station.taught
-        return taught.bank.name if isinstance(taught, Taught) and taught.bank is not None else ""
+        bank = self.station.program.bank
+        return bank.name if bank is not None else ""
 
     @contextmanager
     def camera(self, rate_hz: float) -> Iterator[None]:

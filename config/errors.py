@@ -6,6 +6,7 @@ AprilcamError
 ├── AddressError    mend [http] (its port is taken) and start again (exit 2)
 ├── ResultsError    name another file or folder for what `aprilcam evaluate` finds, or remove the old one (exit 2)
 ├── CommandError    tell the sender of a command; `code` says what can be done (exit 2 at the command line)
+├── RecipeFileError  give up on this exported recipe; it names the entry that is wrong
 ├── PictureError    give up on this picture, go on with the others
 ├── StoppingError   the daemon is stopping: ask again when it runs
 ├── ArchiveError    give up on this archived result (never kept, given up since, or damaged), take another
@@ -63,6 +64,10 @@ class CommandError(AprilcamError):
         """`code` is one of `connectors.requests.Code`."""
         super().__init__(message)
         self.code = code
+
+
+class RecipeFileError(AprilcamError):
+    """An exported recipe that is not whole, or not what it says."""
 
 
 class PictureError(AprilcamError):

@@ -121,7 +121,8 @@ class ResultOut(Payload):
 
 
 class StateOut(Payload):
-    """What a station is doing, retained. `mode`: what judges (a bank, words, or both); null while nothing can."""
+    """What a station is doing, retained. `mode`: what judges (a bank, words, or both); null while nothing can.
+    `threshold_stale`: the threshold was set as a number when another bank judged; it stays in force until it is set again."""
 
     schema_: Literal["aprilcam.state/1"] = Field(default="aprilcam.state/1", alias="schema")
     station: str
@@ -131,17 +132,31 @@ class StateOut(Payload):
     mode: Mode | None
     bank: str | None
     threshold: float | None
+    threshold_stale: bool = False
     camera: str
     since: Moment
 
 
-EventKind = Literal["build_started", "build_progress", "bank_built", "build_failed", "shot_held", "bank_corrupt"]
+EventKind = Literal[
+    "build_started",
+    "build_progress",
+    "bank_built",
+    "build_failed",
+    "shot_held",
+    "bank_corrupt",
+    "recipe_prepared",
+    "recipe_selected",
+    "threshold_stale",
+]
 """A bank's build began, goes on (at most once a second), ended with a bank that judges from now on, or failed and left the
-old bank in place; a picture was held back from becoming a reference shot; a stored bank was damaged and is built again."""
+old bank in place; a picture was held back from becoming a reference shot; a stored bank was damaged and is built again.
+What judges a recipe was made ready for a station that is to change to it; the station inspects by it from its next frame on.
+A threshold that was set as a number stays in force although another bank judges now."""
 
 
 class EventOut(Payload):
-    """Something that happened to a station's recipe. `detail` depends on `kind`: build, bank, shot, reason, seconds ..."""
+    """Something that happened to a station's recipe, or to one that no station has: that is told at every station. `detail`
+    depends on `kind`: build, bank, shot, reason, seconds ..."""
 
     schema_: Literal["aprilcam.event/1"] = Field(default="aprilcam.event/1", alias="schema")
     station: str

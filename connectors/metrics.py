@@ -79,6 +79,11 @@ class Metrics:
         self.score.labels(station, recipe)
         self.camera_restarts.labels(station)
 
+    def add_recipe(self, recipe: str) -> None:
+        """The same for a recipe's builds."""
+        for outcome in ("built", "failed"):
+            self.bank_builds.labels(recipe, outcome)
+
     def scrape_with(self, read: Callable[[], Iterable[GaugeRow]]) -> None:
         """Register the gauges that are read at each scrape."""
         self.registry.register(_Scraped(read))

@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import models_json_schema
 
 from config.schema import Name, Region
-from connectors.contract import Moment, Payload
+from connectors.contract import Mode, Moment, Payload
 
 MAX_PICTURE_BYTES = 64 << 20
-"""Largest picture file, and largest recipe file, that a command may bring along."""
+"""Largest picture file that a command may bring along, and largest file of any kind in base64."""
+MAX_RECIPE_BYTES = 256 << 20
+"""Largest recipe file, attached to a command or fetched over HTTP."""
 MAX_WAIT_S = 60.0
 MAX_NEXT = 32
 MAX_BASE64 = -(-MAX_PICTURE_BYTES // 3) * 4
@@ -102,37 +104,42 @@ class Rollback(RecipeRequest):
     bank: Hex | None = None
 
 
+class RecipeList(Request):
+    """List the recipes."""
+
+
 class RecipeCreate(Request):
     """Make a recipe that the configuration file does not have."""
 
     recipe: Name
     object: str = Field(min_length=1, max_length=100)
-    mode: Literal["zero_shot", "few_shot", "both"] | None = None
+    mode: Mode | None = None
     region: Region | None = None
 
 
 class RecipeCopy(Request):
-    """Make a recipe with another's settings and shots."""
+    """Make a recipe with another's settings, shots and threshold."""
 
     recipe: Name
     to: Name
 
 
-class RecipeSelect(Request):
-    """Let a station inspect by another recipe, from its next frame on."""
+class SelectRecipe(Request):
+    """Let a station inspect by another recipe, from its next frame on and over restarts. What judges it is loaded first; where
+    its bank is still to be built the answer is `busy`."""
 
     station: Name
     recipe: Name
 
 
 class RecipeDelete(Request):
-    """Remove a recipe that no station has."""
+    """Remove a recipe that no station has, with its shots and banks."""
 
     recipe: Name
 
 
 class RecipeExport(Request):
-    """One file with shots, thresholds and manifest."""
+    """One file with shots, thresholds and manifest, in base64. A larger one than fits is fetched over HTTP."""
 
     recipe: Name
 
@@ -145,7 +152,8 @@ class RecipeImport(Request):
 
 
 class ThresholdSet(RecipeRequest):
-    """Set the threshold: absolute, or as a factor of the calibrated one; neither goes back to the calibrated one."""
+    """Set the threshold: absolute, or as a factor of the calibrated one, which follows every new bank; neither goes back to the
+    configured or calibrated one."""
 
     threshold: float | None = Field(default=None, gt=0, le=100)
     factor: float | None = Field(default=None, gt=0, le=100)
@@ -253,11 +261,42 @@ class RollbackAnswer(Payload):
     bank: BankOut
 
 
+class OverrideOut(Payload):
+    """What an engineer set: an absolute threshold, or a factor of the calibrated one."""
+
+    threshold: float | None
+    factor: float | None
+
+
+class RecipeOut(Payload):
+    """A recipe. `configured`: the configuration file has it, else it was made at run time. `bank`, `threshold`: what judges it,
+    or would if a station had it. `threshold_stale`: it was set as a number against another calibration."""
+
+    recipe: str
+    object: str
+    mode: Mode | None
+    region: Region | None
+    configured: bool
+    stations: tuple[str, ...]
+    shots: int
+    bank: str | None
+    threshold: float | None
+    threshold_stale: bool
+    override: OverrideOut | None
+
+
+class RecipesAnswer(Payload):
+    """Every recipe, those of the configuration file first."""
+
+    recipes: tuple[RecipeOut, ...]
+
+
 class RecipeAnswer(Payload):
-    """A recipe was made, changed, removed or selected."""
+    """A recipe was made, changed, removed or selected. build: id of the build that makes its bank."""
 
     recipe: str
     station: str | None = None
+    build: str | None = None
 
 
 class ExportAnswer(Payload):
@@ -269,10 +308,11 @@ class ExportAnswer(Payload):
 
 
 class ThresholdAnswer(Payload):
-    """The threshold in force, null while nothing is calibrated."""
+    """The threshold in force, null while nothing is calibrated. `stale`: it was set against another calibration."""
 
     recipe: str
     threshold: float | None
+    stale: bool = False
 
 
 class MarkAnswer(Payload):
@@ -307,9 +347,10 @@ REQUESTS: dict[str, type[Request]] = {
     "banks": Banks,
     "rebuild": Rebuild,
     "rollback": Rollback,
+    "recipe_list": RecipeList,
     "recipe_create": RecipeCreate,
     "recipe_copy": RecipeCopy,
-    "recipe_select": RecipeSelect,
+    "select_recipe": SelectRecipe,
     "recipe_delete": RecipeDelete,
     "recipe_export": RecipeExport,
     "recipe_import": RecipeImport,
@@ -324,9 +365,10 @@ ANSWERS: dict[str, type[Payload]] = {
     "banks": BanksAnswer,
     "rebuild": RebuildAnswer,
     "rollback": RollbackAnswer,
+    "recipe_list": RecipesAnswer,
     "recipe_create": RecipeAnswer,
     "recipe_copy": RecipeAnswer,
-    "recipe_select": RecipeAnswer,
+    "select_recipe": RecipeAnswer,
     "recipe_delete": RecipeAnswer,
     "recipe_export": ExportAnswer,
     "recipe_import": RecipeAnswer,
@@ -336,6 +378,11 @@ ANSWERS: dict[str, type[Payload]] = {
 }
 ATTACHABLE = {"register": "picture", "recipe_import": "file"}
 """Commands that may bring a file along, and the field that holds it in base64 where it cannot be attached."""
+
+
+def most_attached(command: str) -> int:
+    """Most bytes of the file that a command brings along."""
+    return MAX_RECIPE_BYTES if command == "recipe_import" else MAX_PICTURE_BYTES
 
 
 def schema_files() -> Iterator[tuple[str, str]]:

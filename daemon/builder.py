@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,10 +74,12 @@ class Builder:
         recipe_of: Callable[[str], RecipeConfig],
         on_taught: Callable[[str, Taught | Untaught], None],
         on_event: OnEvent = lambda *_: None,
+        in_use: Callable[[], Collection[str]] | None = None,
         bank_rows: int | None = None,
         at: At = nowhere,
     ) -> None:
-        """bank_rows: most rows of a layer of the banks; None: as the preset says. on_taught: the swap, by one assignment."""
+        """bank_rows: most rows of a layer of the banks; None: as the preset says. on_taught: the swap, by one assignment.
+        in_use: recipes whose banks stay in memory, beside the one that was loaded or built last; None: all."""
         self._shots = shots
         self._banks = banks
         self._detector = detector
@@ -85,6 +87,7 @@ class Builder:
         self._recipe_of = recipe_of
         self._on_taught = on_taught
         self._on_event = on_event
+        self._in_use = in_use
         self._at = at
         self._maker = Maker(store, shots, banks, detector, self._do, bank_rows, at)
         self._wake = threading.Condition()
@@ -133,9 +136,13 @@ class Builder:
             return self._wake.wait_for(ended, timeout_s)
 
     def taught(self, recipe: str) -> Taught | None:
-        """What judges the recipe now."""
-        taught = self._taught.get(recipe)
+        """What judges the recipe now, where that is in memory."""
+        taught = self.judging(recipe)
         return taught if isinstance(taught, Taught) else None
+
+    def judging(self, recipe: str) -> Taught | Untaught | None:
+        """The same, or why nothing judges; None where that is not in memory."""
+        return self._taught.get(recipe)
 
     def judge(self, pixels: Pixels, reference: Reference) -> Judgement:
         """What a reference says of one picture (cropped). Raises StoppingError."""
@@ -152,8 +159,8 @@ class Builder:
         Builds of the recipe that wait or run are given up. The shots stay; the next build starts from all of them.
         Raises StoreError when there is no such bank or it cannot be read any more.
         """
-        config = self._recipe_of(recipe)
         with self._swap:  # what is chosen must not be pruned meanwhile
+            config = self._recipe_of(recipe)
             rows = self._banks.all(recipe)
             now = next((number for number, row in enumerate(rows) if row.current), -1)
             wanted = rows[now + 1 :][:1] if bank is None else [row for row in rows if bank in (row.bank, row.name)]
@@ -165,25 +172,81 @@ class Builder:
             found = self._maker.load(config, row.bank)
             if found is None:
                 raise StoreError(f"recipe {recipe}: bank {row.name} does not fit the present model and recipe, or is damaged.")
-            with self._wake:
-                running = self._running
-                for build in (self._pending.pop(recipe, None), running if running and running.recipe == recipe else None):
-                    if build is not None:
-                        build.given_up = f"rolled back to bank {row.name}"
-                self._wake.notify_all()
+            self._give_up(recipe, f"rolled back to bank {row.name}")
             self._banks.make_current(recipe, row.bank, rolled_back=True)
             self._tell(recipe, found)
         return replace(row, current=True, rolled_back=True)
 
-    # Start.
+    def retire(self, recipe: str, timeout_s: float) -> bool:
+        """Give up the recipe's builds, and forget what judges it: it is about to go, and `recipe_of` refuses it already.
+
+        Whether its running build has ended in time.
+        """
+        running = self._give_up(recipe, "the recipe is being deleted")
+        if running is not None and not self.wait(running, timeout_s):
+            return False
+        with self._swap:  # so has a rollback
+            self._taught.pop(recipe, None)
+        return True
+
+    def _give_up(self, recipe: str, why: str) -> str | None:
+        """The id of the build that runs, and ends at its next step."""
+        with self._wake:
+            running = self._running if self._running is not None and self._running.recipe == recipe else None
+            for build in (self._pending.pop(recipe, None), running):
+                if build is not None:
+                    build.given_up = why
+            self._wake.notify_all()
+            return running.id if running is not None else None
+
+    # What judges, without a build.
 
     def load_current(self, recipe: RecipeConfig) -> Taught | None:
-        """Judge by the bank that was current at the last stop, when it fits the present model and recipe."""
+        """Judge by the bank that was made current last, when it fits the present model and recipe."""
+        with self._swap:  # what is loaded must not be older than what judges
+            return self._load_current(recipe)
+
+    def _load_current(self, recipe: RecipeConfig) -> Taught | None:
         current = self._banks.current(recipe.name)
         taught = self._maker.load(recipe, current[0]) if current is not None else None
         if taught is not None:
             self._tell(recipe.name, taught)
         return taught
+
+    def prepare(self, recipe: RecipeConfig) -> Taught | Untaught | None:
+        """Have in memory what judges a recipe: its bank, its words, or why nothing does. None: its shots need a build first.
+
+        Raises ModelError when the model does not know the recipe's mode, StoppingError.
+        """
+        with self._swap:
+            ready: Taught | Untaught | None = self.taught(recipe.name) or self._load_current(recipe)
+            if ready is None and not self._shots.all(recipe.name):
+                ready = self._maker.make(recipe, lambda *_: None, lambda: None)
+                self._tell(recipe.name, ready)
+        self.catch_up(recipe)
+        return ready
+
+    def catch_up(self, recipe: RecipeConfig) -> None:
+        """Ask for a build where the current bank is not of the present shots; after a rollback when somebody asks."""
+        current, shots = self._banks.current(recipe.name), self._shots.all(recipe.name)
+        if current is None:
+            behind = bool(shots)
+        else:
+            own = self._maker.manifest(recipe, [shot.shot for shot in shots]).hash if shots else ""
+            behind = not current[1] and own != current[0]
+        if behind and self.pending(recipe.name) is None:
+            self.request(recipe.name)
+
+    def drop_unused(self) -> None:
+        """Let go of banks of recipes that are not in use."""
+        with self._swap:
+            self._drop_unused()
+
+    def _drop_unused(self, spare: str | None = None) -> None:
+        if self._in_use is not None:
+            kept = {*self._in_use(), spare}
+            for recipe in [recipe for recipe in self._taught if recipe not in kept]:
+                del self._taught[recipe]
 
     def teach(self, recipe: RecipeConfig, progress: Progress) -> Taught | Untaught:
         """What judges the recipe at the start: the current bank, else one that is built now.
@@ -193,12 +256,9 @@ class Builder:
         Raises PictureError when no shot can be used, ModelError when they make no bank or the model does not know the
         recipe's mode, StoreError when the disk refuses.
         """
-        current = self._banks.current(recipe.name)
         taught = self.taught(recipe.name) or self.load_current(recipe)
-        if taught is not None and current is not None:
-            shots = self._shots.all(recipe.name)
-            if not current[1] and (not shots or self._maker.manifest(recipe, [shot.shot for shot in shots]).hash != current[0]):
-                self.request(recipe.name)
+        if taught is not None and self._banks.current(recipe.name) is not None:
+            self.catch_up(recipe)
             return taught
         with self._swap:
             made = self._maker.make(recipe, progress, lambda: None)
@@ -275,8 +335,10 @@ class Builder:
             log.exception("recipe %s: %s could not be told", recipe, kind)
 
     def _tell(self, recipe: str, taught: Taught | Untaught) -> None:
+        """Only with `_swap` held."""
         self._taught[recipe] = taught
         self._on_taught(recipe, taught)
+        self._drop_unused(recipe)
 
     # The device.
 

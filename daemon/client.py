@@ -10,15 +10,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from config.errors import CommandError
 from config.schema import Config, HttpConfig, load_config
-from connectors.requests import MAX_PICTURE_BYTES, MAX_WAIT_S
+from connectors.requests import MAX_RECIPE_BYTES, MAX_WAIT_S, most_attached
 from daemon.web.guard import read_token
 
 ANSWER_S = 30.0
-MAX_ANSWER_BYTES = 256 << 20
+MAX_ANSWER_BYTES = MAX_RECIPE_BYTES + (1 << 20)
+SLOWEST_BYTES_S = 1 << 20
+"""A recipe file is checked, and its pictures are stored, at this rate or faster."""
 
 
 class Runner(Protocol):
@@ -26,6 +28,9 @@ class Runner(Protocol):
 
     def run(self, name: str, request: Mapping[str, Any], attachment: bytes | None = None) -> dict[str, Any]:
         """The answer. Raises CommandError."""
+
+    def export(self, recipe: str) -> bytes:
+        """The recipe as one file. Raises CommandError."""
 
 
 class Client:
@@ -40,8 +45,8 @@ class Client:
 
     def run(self, name: str, request: Mapping[str, Any], attachment: bytes | None = None) -> dict[str, Any]:
         """The daemon's answer. Raises CommandError with the daemon's own code and message, or why there is no answer."""
-        if attachment is not None and len(attachment) > MAX_PICTURE_BYTES:
-            raise CommandError("too_large", f"{len(attachment)} bytes, at most {MAX_PICTURE_BYTES}")
+        if attachment is not None and len(attachment) > (most := most_attached(name)):
+            raise CommandError("too_large", f"{len(attachment)} bytes, at most {most}")
         address = f"{self.url}/api/commands/{name}"
         headers = {**self._headers, "Content-Type": "application/json"}
         body = json.dumps(dict(request)).encode()
@@ -50,17 +55,33 @@ class Client:
             address, body = f"{address}?{urlencode(fields)}", attachment
             headers["Content-Type"] = "application/octet-stream"
         wait_s = ANSWER_S + float(request.get("timeout_s", MAX_WAIT_S)) * int(request.get("next") or 1)
-        call = urllib.request.Request(address, body, headers, method="POST")  # noqa: S310 - http, to the configured address
+        wait_s += len(attachment or b"") / SLOWEST_BYTES_S
+        answer = self._answer(urllib.request.Request(address, body, headers, method="POST"), wait_s)  # noqa: S310 - http
+        try:
+            return _object(answer)
+        except ValueError as error:
+            raise self._silent(error) from None
+
+    def export(self, recipe: str) -> bytes:
+        """The recipe as one file. Raises CommandError as `run` does."""
+        call = urllib.request.Request(f"{self.url}/api/recipes/{quote(recipe, safe='')}/export", headers=self._headers)  # noqa: S310
+        return self._answer(call, ANSWER_S + MAX_RECIPE_BYTES / SLOWEST_BYTES_S)
+
+    def _answer(self, call: urllib.request.Request, wait_s: float) -> bytes:
+        """What the configured address answers."""
         try:
             with self._opener.open(call, timeout=wait_s) as answer:
-                return _object(answer.read(MAX_ANSWER_BYTES))
+                return bytes(answer.read(MAX_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
             with error:
                 raise _refusal(error.read(64 << 10), self.url, error.code) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            mend = "Is it still starting? Check [http] host and port of the configuration"
-            raise CommandError("busy", f"the daemon at {self.url} gave no answer: {reason}. {mend}") from None
+            raise self._silent(error) from None
+
+    def _silent(self, error: Exception) -> CommandError:
+        reason = getattr(error, "reason", error)
+        mend = "Is it still starting? Check [http] host and port of the configuration"
+        return CommandError("busy", f"the daemon at {self.url} gave no answer: {reason}. {mend}")
 
 
 def _object(payload: bytes) -> dict[str, Any]:
@@ -105,7 +126,7 @@ def connect(config_path: Path) -> Iterator[Runner]:
     # Imported late: a running daemon answers without waiting for what this needs.
     from daemon.offline import open_state
 
-    with open_state(config) as runner:
+    with open_state(config, config_path.resolve().parent) as runner:
         yield runner
 
 

@@ -1,6 +1,5 @@
 """`aprilcam register`, `forget`, `shots`, `banks`, `rebuild`, `rollback`, `recipe`, `mark`, `promote`: commands from a shell."""
 
-import base64
 import sys
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from config.errors import CommandError
-from connectors.requests import MAX_PICTURE_BYTES
+from connectors.requests import most_attached
 from daemon.client import connect
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.", show_default=True)]
@@ -31,6 +30,14 @@ class Verdict(StrEnum):
 
     good = "good"
     bad = "bad"
+
+
+class Mode(StrEnum):
+    """By what a recipe judges (`model.detector.Mode`)."""
+
+    few_shot = "few_shot"
+    zero_shot = "zero_shot"
+    both = "both"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -77,7 +84,7 @@ def _register_files(config: Path, request: dict[str, Any], images: Sequence[Path
     with connect(config) as runner, Progress(*columns, console=terminal, disable=not shown) as progress:
         for image in progress.track(images):
             try:
-                answer = runner.run("register", {**request, "name": image.name}, _content(image))
+                answer = runner.run("register", {**request, "name": image.name}, _content(image, "register"))
                 code = _tell_shots(terminal, answer, f"{image}: ") or code
             except CommandError as error:
                 if error.code in ("unknown_recipe", "unauthorized", "forbidden", "busy", "failed"):
@@ -87,10 +94,11 @@ def _register_files(config: Path, request: dict[str, Any], images: Sequence[Path
     return code
 
 
-def _content(file: Path) -> bytes:
+def _content(file: Path, command: str) -> bytes:
+    """What the command is to bring along, no more than tells that it is too large."""
     try:
         with file.open("rb") as opened:
-            return opened.read(MAX_PICTURE_BYTES + 1)
+            return opened.read(most_attached(command) + 1)
     except OSError as error:
         raise CommandError("refused", f"{(error.strerror or str(error)).lower()}. Name a file that can be read") from None
 
@@ -184,20 +192,58 @@ def promote(
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE")]
 
 
+@recipes.command(name="list")
+def list_(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """List the recipes: what judges them, which stations inspect by them, and where they are from."""
+    with connect(config) as runner:
+        rows = runner.run("recipe_list", {})["recipes"]
+    columns = ("recipe", "object", "stations", "shots", "bank", "threshold", "from")
+    _print_table(columns, (_recipe_row(row) for row in rows))
+
+
+def _recipe_row(row: dict[str, Any]) -> tuple[str, ...]:
+    threshold, override = row["threshold"], row["override"] or {}
+    notes = [f"{override['factor']:g} x calibrated"] if override.get("factor") else ["set"] if override.get("threshold") else []
+    notes += ["stale"] if row["threshold_stale"] else []
+    shown = f"{threshold:.4f}" if threshold is not None else ""
+    return (
+        row["recipe"],
+        row["object"],
+        ", ".join(row["stations"]),
+        str(row["shots"]),
+        row["bank"] or "",
+        f"{shown} ({', '.join(notes)})".strip() if notes else shown,
+        "configuration" if row["configured"] else "made",
+    )
+
+
 @recipes.command()
 def create(
     recipe: RecipeName,
     object_: Annotated[str, typer.Option("--object", help="What the part is called, in a word or two.")],
+    mode: Annotated[Mode | None, typer.Option(help="By what it judges.  [default: all that the model knows]")] = None,
+    region: Annotated[str | None, typer.Option(metavar="X,Y,W,H", help="Only this part of the frame, in pixels.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Make a recipe; teach it with `aprilcam register`."""
-    _done(config, "recipe_create", {"recipe": recipe, "object": object_}, f"made {recipe}")
+    request: dict[str, Any] = {"recipe": recipe, "object": object_}
+    request |= {"mode": mode.value} if mode is not None else {}
+    request |= {"region": _region(region)} if region is not None else {}
+    _made(config, "recipe_create", request)
+
+
+def _region(given: str) -> dict[str, int]:
+    try:
+        x, y, width, height = (int(number) for number in given.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"expected four numbers as in 0,0,640,480, got {given!r}", param_hint="--region") from None
+    return {"x": x, "y": y, "width": width, "height": height}
 
 
 @recipes.command()
 def copy(recipe: RecipeName, to: Annotated[str, typer.Argument()], config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Make a recipe with another's settings and shots."""
-    _done(config, "recipe_copy", {"recipe": recipe, "to": to}, f"made {to} from {recipe}")
+    """Make a recipe with another's settings, shots and threshold."""
+    _made(config, "recipe_copy", {"recipe": recipe, "to": to})
 
 
 @recipes.command()
@@ -206,35 +252,41 @@ def select(
     station: Annotated[str, typer.Option(metavar="NAME", help="Which station.")],
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Let a station inspect by this recipe."""
-    _done(config, "recipe_select", {"recipe": recipe, "station": station}, f"{station} inspects by {recipe}")
+    """Let a station inspect by this recipe, from its next frame on and over restarts."""
+    with connect(config) as runner:
+        runner.run("select_recipe", {"recipe": recipe, "station": station})
+    print(f"{station} inspects by {recipe}")
 
 
 @recipes.command()
 def delete(recipe: RecipeName, config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Remove a recipe that no station has."""
-    _done(config, "recipe_delete", {"recipe": recipe}, f"removed {recipe}")
+    """Remove a recipe that no station has, with its shots and banks."""
+    with connect(config) as runner:
+        runner.run("recipe_delete", {"recipe": recipe})
+    print(f"removed {recipe}")
 
 
 @recipes.command()
 def threshold(
     recipe: RecipeName,
     value: Annotated[float | None, typer.Argument(help="Absolute; without it and --factor the calibrated one.")] = None,
-    factor: Annotated[float | None, typer.Option(help="Of the calibrated threshold.")] = None,
+    factor: Annotated[float | None, typer.Option(help="Of the calibrated threshold; it follows every new bank.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Set a recipe's threshold."""
     given = {"threshold": value, "factor": factor}
     request = {"recipe": recipe, **{field: number for field, number in given.items() if number is not None}}
     with connect(config) as runner:
-        print(f"threshold {runner.run('threshold_set', request)['threshold']}")
+        answer = runner.run("threshold_set", request)
+    known = f"{answer['threshold']:.4f}" if answer["threshold"] is not None else "not known before the first bank"
+    print(f"threshold {known}{' (stale)' if answer['stale'] else ''}")
 
 
 @recipes.command()
 def export(recipe: RecipeName, file: Annotated[Path, typer.Argument()], config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Write a recipe with its shots into one file."""
     with connect(config) as runner:
-        content = base64.b64decode(runner.run("recipe_export", {"recipe": recipe})["file"])
+        content = runner.export(recipe)
     try:
         file.write_bytes(content)
     except OSError as error:
@@ -249,15 +301,13 @@ def import_(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Take in an exported recipe."""
-    with connect(config) as runner:
-        answer = runner.run("recipe_import", {"recipe": name} if name else {}, _content(file))
-    print(f"made {answer['recipe']}")
+    _made(config, "recipe_import", {"recipe": name} if name else {}, _content(file, "recipe_import"))
 
 
-def _done(config: Path, name: str, request: dict[str, Any], text: str) -> None:
+def _made(config: Path, command: str, request: dict[str, Any], attachment: bytes | None = None) -> None:
     with connect(config) as runner:
-        runner.run(name, request)
-    print(text)
+        answer = runner.run(command, request, attachment)
+    print(f"made {answer['recipe']}" + (f", in {answer['build']}" if answer["build"] else ""))
 
 
 def _print_table(columns: Sequence[str], rows: Iterator[tuple[str, ...]]) -> None:

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from config.schema import Region
+from daemon.recipes import Recipes
 from daemon.teacher import Teacher
 
 Pixels = NDArray[np.uint8]
@@ -33,31 +33,6 @@ class Frames(Protocol):
         """The next frame to arrive, None when none comes in time."""
 
 
-class Recipes(Protocol):
-    """Recipes made at run time."""
-
-    def create(self, recipe: str, *, object: str, mode: str | None, region: Region | None) -> None:
-        """Make a recipe."""
-
-    def copy(self, recipe: str, to: str) -> None:
-        """With settings and shots."""
-
-    def select(self, station: str, recipe: str) -> None:
-        """Returns once the station's next frame will be judged by it."""
-
-    def delete(self, recipe: str) -> None:
-        """Remove a recipe that no station has."""
-
-    def export(self, recipe: str) -> bytes:
-        """As one file."""
-
-    def import_(self, file: bytes, recipe: str | None) -> str:
-        """The name under which it was taken in."""
-
-    def set_threshold(self, recipe: str, *, threshold: float | None, factor: float | None) -> float | None:
-        """The threshold in force."""
-
-
 class Archive(Protocol):
     """Pictures of past results."""
 
@@ -79,5 +54,5 @@ class Parts:
     """What does the work. Commands of a part that is None are refused."""
 
     teacher: Teacher
-    recipes: Recipes | None = None
+    recipes: Recipes
     archive: Archive | None = None

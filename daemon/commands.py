@@ -24,6 +24,7 @@ from connectors import requests as wire
 from connectors.contract import Payload
 from daemon.banks import BankRow
 from daemon.command_parts import Frames, Parts, Plant
+from daemon.recipes import RecipeView
 from daemon.teacher import Registered, Teacher
 from model.errors import ModelError
 
@@ -95,8 +96,8 @@ class Commands:
         request = _validated(name, document, station)
         if attachment is not None and name not in wire.ATTACHABLE:
             raise CommandError("malformed", f"{name} takes no picture or file")
-        if attachment is not None and len(attachment) > wire.MAX_PICTURE_BYTES:
-            raise CommandError("too_large", f"{len(attachment)} bytes attached, at most {wire.MAX_PICTURE_BYTES}")
+        if attachment is not None and len(attachment) > (most := wire.most_attached(name)):
+            raise CommandError("too_large", f"{len(attachment)} bytes attached, at most {most}")
         if request.request_id is None:
             return self._do(name, request, attachment), "ok"
         digest = hashlib.sha256(request.model_dump_json().encode())
@@ -130,24 +131,24 @@ class Commands:
                 del self._memory[key]
 
     def _do(self, name: str, request: wire.Request, attachment: bytes | None) -> dict[str, Any]:
-        with self._at_work() as parts:
-            try:
-                answer: Payload = _HANDLERS[name](self, parts, request, attachment)
-            except CommandError:
-                raise
-            except StoppingError as error:
-                raise CommandError("busy", str(error)) from None
-            except StoreError as error:
-                raise CommandError("failed", str(error)) from None
-            except (AprilcamError, ModelError) as error:
-                raise CommandError("refused", str(error)) from None
-            except Exception as error:
-                log.exception("command %s failed", name)
-                raise CommandError("failed", f"{type(error).__name__}: {error}. The daemon's log says more") from None
+        with self._at_work(name) as parts:
+            answer: Payload = _HANDLERS[name](self, parts, request, attachment)
         return answer.model_dump(mode="json")
 
+    def export(self, recipe: str) -> bytes:
+        """`recipe_export`, but the file as it is and up to its own bound. Raises CommandError."""
+        try:
+            with self._at_work("recipe_export") as parts:
+                file = parts.recipes.export(self._recipe(recipe))
+        except CommandError as error:
+            self.refused("recipe_export", error)
+            raise
+        self._count("recipe_export", "ok")
+        return file
+
     @contextmanager
-    def _at_work(self) -> Iterator[Parts]:
+    def _at_work(self, name: str) -> Iterator[Parts]:
+        """The parts, for one command; whatever they raise becomes its CommandError."""
         with self._changed:
             parts = self._parts
             if parts is None:
@@ -155,6 +156,17 @@ class Commands:
             self._running += 1
         try:
             yield parts
+        except CommandError:
+            raise
+        except StoppingError as error:
+            raise CommandError("busy", str(error)) from None
+        except StoreError as error:
+            raise CommandError("failed", str(error)) from None
+        except (AprilcamError, ModelError) as error:
+            raise CommandError("refused", str(error)) from None
+        except Exception as error:
+            log.exception("command %s failed", name)
+            raise CommandError("failed", f"{type(error).__name__}: {error}. The daemon's log says more") from None
         finally:
             with self._changed:
                 self._running -= 1
@@ -241,39 +253,44 @@ class Commands:
             )
         return wire.RollbackAnswer(recipe=recipe, bank=_bank_out(parts.teacher.rollback(recipe, bank)))
 
+    def _recipe_list(self, parts: Parts, _request: wire.RecipeList, _: bytes | None) -> wire.RecipesAnswer:
+        return wire.RecipesAnswer(recipes=tuple(_recipe_out(view) for view in parts.recipes.all()))
+
     def _recipe_create(self, parts: Parts, request: wire.RecipeCreate, _: bytes | None) -> wire.RecipeAnswer:
-        _wired(parts.recipes).create(request.recipe, object=request.object, mode=request.mode, region=request.region)
-        return wire.RecipeAnswer(recipe=request.recipe)
+        build = parts.recipes.create(request.recipe, object=request.object, mode=request.mode, region=request.region)
+        return wire.RecipeAnswer(recipe=request.recipe, build=build)
 
     def _recipe_copy(self, parts: Parts, request: wire.RecipeCopy, _: bytes | None) -> wire.RecipeAnswer:
-        _wired(parts.recipes).copy(self._recipe(request.recipe), request.to)
-        return wire.RecipeAnswer(recipe=request.to)
+        return wire.RecipeAnswer(recipe=request.to, build=parts.recipes.copy(self._recipe(request.recipe), request.to))
 
-    def _recipe_select(self, parts: Parts, request: wire.RecipeSelect, _: bytes | None) -> wire.RecipeAnswer:
+    def _select_recipe(self, parts: Parts, request: wire.SelectRecipe, _: bytes | None) -> wire.RecipeAnswer:
         recipe = self._recipe(request.recipe, request.station)
-        _wired(parts.recipes).select(request.station, recipe)
+        parts.recipes.select(request.station, recipe)
         return wire.RecipeAnswer(recipe=recipe, station=request.station)
 
     def _recipe_delete(self, parts: Parts, request: wire.RecipeDelete, _: bytes | None) -> wire.RecipeAnswer:
-        _wired(parts.recipes).delete(self._recipe(request.recipe))
+        parts.recipes.delete(self._recipe(request.recipe))
         return wire.RecipeAnswer(recipe=request.recipe)
 
     def _recipe_export(self, parts: Parts, request: wire.RecipeExport, _: bytes | None) -> wire.ExportAnswer:
-        file = _wired(parts.recipes).export(self._recipe(request.recipe))
+        file = parts.recipes.export(self._recipe(request.recipe))
+        if len(file) > wire.MAX_PICTURE_BYTES:
+            mend = f"GET /api/recipes/{request.recipe}/export, or `aprilcam recipe export`, takes up to {wire.MAX_RECIPE_BYTES}"
+            raise CommandError("too_large", f"{len(file)} bytes, at most {wire.MAX_PICTURE_BYTES} in an answer. {mend}")
         digest = hashlib.sha256(file).hexdigest()
         return wire.ExportAnswer(recipe=request.recipe, file=base64.b64encode(file).decode(), sha256=digest)
 
     def _recipe_import(self, parts: Parts, request: wire.RecipeImport, attachment: bytes | None) -> wire.RecipeAnswer:
-        recipes = _wired(parts.recipes)
         if (attachment is None) == (request.file is None):
             raise CommandError("malformed", "expected the exported file, either as `file` in base64 or attached")
         file = attachment if attachment is not None else _decoded(request.file or "", "file")
-        return wire.RecipeAnswer(recipe=recipes.import_(file, request.recipe))
+        recipe, build = parts.recipes.import_(file, request.recipe)
+        return wire.RecipeAnswer(recipe=recipe, build=build)
 
     def _threshold_set(self, parts: Parts, request: wire.ThresholdSet, _: bytes | None) -> wire.ThresholdAnswer:
         recipe = self._recipe(request.recipe, request.station)
-        threshold = _wired(parts.recipes).set_threshold(recipe, threshold=request.threshold, factor=request.factor)
-        return wire.ThresholdAnswer(recipe=recipe, threshold=threshold)
+        now = parts.recipes.set_threshold(recipe, threshold=request.threshold, factor=request.factor)
+        return wire.ThresholdAnswer(recipe=recipe, threshold=now.threshold, stale=now.stale)
 
     def _mark(self, parts: Parts, request: wire.Mark, _: bytes | None) -> wire.MarkAnswer:
         if not _wired(parts.archive).mark(request.result_id, request.verdict):
@@ -359,6 +376,23 @@ def _registered(recipe: str, done: Sequence[Registered]) -> wire.RegisterAnswer:
         for one in done
     )
     return wire.RegisterAnswer(recipe=recipe, shots=shots)
+
+
+def _recipe_out(view: RecipeView) -> wire.RecipeOut:
+    recipe, override = view.recipe, view.override
+    return wire.RecipeOut(
+        recipe=recipe.name,
+        object=recipe.object,
+        mode=recipe.mode,
+        region=recipe.region,
+        configured=view.configured,
+        stations=view.stations,
+        shots=view.shots,
+        bank=view.bank,
+        threshold=view.threshold,
+        threshold_stale=view.threshold_stale,
+        override=wire.OverrideOut(threshold=override.threshold, factor=override.factor) if override else None,
+    )
 
 
 def _bank_out(row: BankRow) -> wire.BankOut:

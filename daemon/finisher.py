@@ -75,15 +75,17 @@ class Finisher:
     def _judge(
         self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], score: float, inference_s: float
     ) -> tuple[Entry, str]:
-        threshold = ticket.station.threshold_of(taught)
-        pixel_threshold = ticket.station.recipe.threshold or taught.calibration.pixel_threshold
+        limits = ticket.program.limits
+        if limits is None:
+            raise ValueError(f"recipe {ticket.program.recipe.name!r} has no threshold")
+        threshold = limits.score
         if score <= threshold:
             return self._entry(
                 ticket, "pass", ticket.taken_s, inference_s, taught=taught, score=score, threshold=threshold,
                 anomaly_map=anomaly_map,
             )  # fmt: skip
         height, width = frame_size(ticket)
-        mask, regions = find_regions(anomaly_map, width, height, pixel_threshold)
+        mask, regions = find_regions(anomaly_map, width, height, limits.pixel)
         return self._entry(
             ticket, "fail", ticket.taken_s, inference_s, taught=taught, score=score, threshold=threshold,
             regions=regions, mask=(encode_mask_png(mask), width, height), anomaly_map=anomaly_map,
@@ -106,7 +108,7 @@ class Finisher:
         anomaly_map: NDArray[np.float32] | None = None,
     ) -> tuple[Entry, str]:
         """The entry and its result_id, for which the archive holds a copy of the pixels if they are to be kept."""
-        frame, station = ticket.frame, ticket.station
+        frame, station, program = ticket.frame, ticket.station, ticket.program
         created_at = datetime.now(UTC)
         result_id = uuid7(int(created_at.timestamp() * 1e9))
         messages: list[Message] = []
@@ -127,7 +129,7 @@ class Finisher:
             clock=frame.clock,
             trigger=frame.trigger,
         )
-        is_simulated, acquire_s = frame.is_simulated, frame.acquire_s
+        is_simulated, acquire_s, recipe = frame.is_simulated, frame.acquire_s, program.recipe.name
         bank = taught.bank.name if taught and taught.bank else None
 
         def complete(sequence: int) -> Record:
@@ -135,7 +137,7 @@ class Finisher:
                 result_id=result_id,
                 sequence=sequence,
                 station=station.name,
-                recipe=station.recipe.name,
+                recipe=recipe,
                 bank=bank,
                 verdict=verdict,
                 reason=reason,
@@ -158,13 +160,13 @@ class Finisher:
             return Record(result, document, (*messages, Message(self._topics.result(station.name), document)))
 
         if self._archive is not None:
-            self._archive.hold(result_id, verdict, frame.pixels, anomaly_map, station.region)
+            self._archive.hold(result_id, verdict, frame.pixels, anomaly_map, program.region)
         return Entry(station.name, complete), result_id
 
 
 def frame_size(ticket: Ticket) -> tuple[int, int]:
     """(height, width) of what is judged: the region of interest, or the whole frame."""
-    region, pixels = ticket.station.region, ticket.frame.pixels
+    region, pixels = ticket.program.region, ticket.frame.pixels
     if region is not None:
         return region.height, region.width
     if pixels is None:

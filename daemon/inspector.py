@@ -46,7 +46,7 @@ class DeviceBrokenError(RuntimeError):
 
 def region_of(ticket: Ticket) -> Pixels | None:
     """The pixels to judge, None when the frame does not hold the recipe's region."""
-    pixels, region = ticket.frame.pixels, ticket.station.region
+    pixels, region = ticket.frame.pixels, ticket.program.region
     if pixels is None or region is None:
         return pixels
     if region.x + region.width > pixels.shape[1] or region.y + region.height > pixels.shape[0]:
@@ -250,16 +250,14 @@ class Inspector:
         now_s = time.monotonic()
         for ticket in batch:
             ticket.taken_s = now_s
-            taught = ticket.station.taught
+            taught = ticket.program.taught
             pixels = region_of(ticket)
             if isinstance(taught, Untaught):
                 self._finisher.unknown(ticket, "not_taught", taught.reason)
             elif pixels is None:
-                region, shape = (
-                    ticket.station.region,
-                    ticket.frame.pixels.shape if ticket.frame.pixels is not None else (),
-                )
-                detail = f"region {region} of recipe {ticket.station.recipe.name!r} is outside a frame of shape {shape}"
+                region = ticket.program.region
+                shape = ticket.frame.pixels.shape if ticket.frame.pixels is not None else ()
+                detail = f"region {region} of recipe {ticket.program.recipe.name!r} is outside a frame of shape {shape}"
                 self._finisher.unknown(ticket, "region_outside_frame", detail)
             else:
                 ready.append((ticket, taught, pixels))

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeVar
@@ -24,6 +25,8 @@ from connectors.contract import ResultOut
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+ANSWER_S = 10.0
+"""How long an answer waits for the ledger's disk."""
 SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE results (
@@ -166,6 +169,21 @@ class Ledger:
         future: Future[T] = Future()
         self._work.put(_Call(run, future, durable))  # type: ignore[arg-type]
         return future
+
+    def ask(self, run: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
+        """`call` and wait for it.
+
+        Raises StoreError when the disk takes no commit: at once for what is to be durable, else after 10 s.
+        """
+        if durable and self.failing:
+            raise StoreError(f"{self.path}: takes no commit, its disk is full or failing. Free space and try again.")
+        try:
+            return self.call(run, durable=durable).result(ANSWER_S)
+        except FutureTimeout:
+            raise StoreError(
+                f"{self.path}: no commit within {ANSWER_S:g} s, its disk is full or failing. Free space and try again; "
+                f"it may still take what was asked for."
+            ) from None
 
     def publish(self, messages: Sequence[Message]) -> "Future[None]":
         """Put messages that belong to no result into the outbox."""

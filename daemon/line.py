@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from connectors.contract import StateOut, StationState
 from connectors.metrics import GaugeRow
-from daemon.station import Station, Taught, Untaught
+from daemon.station import Program, Station, Taught, Untaught
 from daemon.supervisor import CameraStatus, CameraSupervisor
 from model.detector import Mode
 
@@ -29,6 +29,8 @@ class StationView:
     bank: str | None
     mode: Mode | None
     threshold: float | None
+    threshold_stale: bool
+    """It was set against another calibration than the one that judges."""
     shots: int
     advice: str | None
     """What would make the calibration better, None when it is good."""
@@ -51,9 +53,9 @@ class Line:
         """How the camera is now."""
         return self.supervisor.status
 
-    def state(self) -> tuple[StationState, str | None]:
+    def _state(self, program: Program) -> tuple[StationState, str | None]:
         """(state, why it is not ContinuousExecution)."""
-        camera, taught = self.camera, self.station.taught
+        camera, taught = self.camera, program.taught
         if isinstance(taught, Untaught):
             return "Error", taught.reason
         if camera.finished:
@@ -69,9 +71,8 @@ class Line:
 
     def changed_state(self, *, stopping: bool) -> StateOut | None:
         """The state to tell, None when it is the one that was told. `since` moves when the state itself changes."""
-        state, reason = ("Halted", STOPPED) if stopping else self.state()
-        station = self.station
-        taught = station.taught if isinstance(station.taught, Taught) else None
+        station, program = self.station, self.station.program
+        state, reason = ("Halted", STOPPED) if stopping else self._state(program)
         with self._lock:
             previous = self._published
             same = previous is not None and previous.state == state
@@ -79,10 +80,11 @@ class Line:
                 station=station.name,
                 state=state,
                 reason=reason,
-                recipe=station.recipe.name,
-                mode=taught.mode if taught else None,
-                bank=taught.bank.name if taught and taught.bank else None,
-                threshold=station.threshold,
+                recipe=program.recipe.name,
+                mode=program.taught.mode if isinstance(program.taught, Taught) else None,
+                bank=program.bank.name if program.bank else None,
+                threshold=program.threshold,
+                threshold_stale=program.threshold_stale,
                 camera=station.config.camera,
                 since=previous.since if previous is not None and same else datetime.now(UTC),
             )
@@ -93,30 +95,31 @@ class Line:
 
     def view(self) -> StationView:
         """As shown to people."""
-        taught, camera = self.station.taught, self.camera
-        state, reason = self.state()
+        program, camera = self.station.program, self.camera
+        taught, calibration = program.taught, program.calibration
+        state, reason = self._state(program)
         device = None
         if (info := camera.info) is not None:
             device = f"{camera.camera}: {' '.join(filter(None, (info.driver, info.model, info.serial)))}"
             device += ", simulated" if info.is_simulated else ""
-        calibration = taught.calibration if isinstance(taught, Taught) else None
         return StationView(
             station=self.station.name,
             camera=camera.camera,
             device=device,
-            recipe=self.station.recipe.name,
+            recipe=program.recipe.name,
             state=state,
             reason=reason,
-            bank=taught.bank.name if isinstance(taught, Taught) and taught.bank else None,
+            bank=program.bank.name if program.bank else None,
             mode=taught.mode if isinstance(taught, Taught) else None,
-            threshold=self.station.threshold,
+            threshold=program.threshold,
+            threshold_stale=program.threshold_stale,
             shots=calibration.shots if calibration else 0,
             advice=calibration.advice if calibration and calibration.provisional else None,
         )
 
     def gauges(self) -> Iterator[GaugeRow]:
         """What is read at each scrape."""
-        station, camera = self.station, self.camera
+        station, program, camera = self.station, self.station.program, self.camera
         label = (("station",), (station.name,))
         yield "aprilcam_queue_depth", "Frames waiting for the inspector", *label, station.waiting()
         yield (
@@ -128,8 +131,8 @@ class Line:
         if camera.last_frame_s is not None:
             age_s = time.monotonic() - camera.last_frame_s
             yield "aprilcam_frame_age_seconds", "Time since the newest frame came", *label, age_s
-        if (threshold := station.threshold) is not None:
+        if (threshold := program.threshold) is not None:
             yield "aprilcam_threshold", "Score above which a frame fails", *label, threshold
-        if isinstance(station.taught, Taught) and station.taught.bank is not None:
-            rows = sum(len(layer) for layer in station.taught.bank.layers)
+        if program.bank is not None:
+            rows = sum(len(layer) for layer in program.bank.layers)
             yield "aprilcam_bank_patches", "Patch features in the bank", *label, rows

@@ -155,6 +155,13 @@ def _unmark(connection: sqlite3.Connection, *, result_id: str) -> None:
     let_go(connection, result_id)
 
 
+def forget_marks(connection: sqlite3.Connection, recipe: str) -> None:
+    """The recipe is deleted: its results are evidence of nothing any more."""
+    connection.execute(CREATE)
+    for (result_id,) in connection.execute("SELECT result_id FROM marks WHERE recipe = ?", (recipe,)).fetchall():
+        _unmark(connection, result_id=result_id)
+
+
 def _rows(reader: sqlite3.Connection, recipe: str) -> list[tuple[str, str, Mark, str, str | None, float | None]]:
     """(result_id, recipe, mark, by, basis, score) of marks whose files are kept."""
     return reader.execute(

@@ -1,10 +1,12 @@
 """Commands on the state folder while no daemon runs: the same checks on the same files, without cameras, model and broker.
 
-What needs the model waits for the daemon's next start: it builds from the shots, with no gate on those that were registered.
+What needs the model waits for the daemon's next start: it builds from the shots, with no gate on those that were registered,
+and a station begins with the recipe that was selected here.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from config.errors import CommandError
 from config.schema import Config
@@ -12,30 +14,19 @@ from daemon.banks import BankRow, Banks
 from daemon.command_parts import Parts
 from daemon.commands import Commands
 from daemon.ledger import Ledger
+from daemon.presets import load_preset
+from daemon.recipe_store import RecipeStore
+from daemon.recipes import Recipes
 from daemon.shots import Shots
 from daemon.teacher import Teacher
-
-
-class _Configured:
-    """Recipes and stations as the configuration file has them."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-
-    def recipes(self) -> list[str]:
-        return [recipe.name for recipe in self._config.recipes]
-
-    def stations(self) -> dict[str, str]:
-        return {station.name: station.recipe for station in self._config.stations}
 
 
 class _Unmanned(Teacher):
     """A teacher without a builder."""
 
-    def __init__(self, config: Config, ledger: Ledger) -> None:
-        store = config.store.path
-        self._kept = Banks(store, ledger)
-        super().__init__(Shots(store, ledger), self._kept, config.recipe)
+    def __init__(self, shots: Shots, banks: Banks, store: RecipeStore) -> None:
+        self._kept = banks
+        super().__init__(shots, banks, store.get)
 
     def rebuild(self, recipe: str) -> str:
         raise CommandError("refused", f"no daemon runs, so nothing builds recipe {recipe!r}: the next start does where it must")
@@ -50,16 +41,21 @@ class _Unmanned(Teacher):
 
 
 @contextmanager
-def open_state(config: Config) -> Iterator[Commands]:
-    """Commands on the configuration's state folder, which is locked meanwhile.
+def open_state(config: Config, base: Path) -> Iterator[Commands]:
+    """Commands on the configuration's state folder, which is locked meanwhile. base: the configuration file's folder.
 
-    Raises StoreError when a daemon has it after all or it cannot be written.
+    Raises StoreError when a daemon has it after all or it cannot be written, ConfigError for a preset that is not there.
     """
-    ledger = Ledger(config.store.path)
-    commands = Commands(_Configured(config), None, lambda *_: None)
-    commands.open(Parts(_Unmanned(config, ledger)))
+    spec = load_preset(config.inference.preset, base)
+    folder = config.store.path
+    ledger = Ledger(folder)
     try:
+        store = RecipeStore(folder, ledger, config.recipes, {station.name: station.recipe for station in config.stations})
+        shots, banks = Shots(folder, ledger), Banks(folder, ledger)
+        recipes = Recipes(store, shots, banks, knows_words=spec.linear_layers is not None)
+        commands = Commands(store, None, lambda *_: None)
+        commands.open(Parts(_Unmanned(shots, banks, store), recipes))
         yield commands
-    finally:
         commands.close()
+    finally:
         ledger.close()

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,12 +16,13 @@ import numpy as np
 
 from config.errors import AprilcamError
 from config.schema import Config, RecipeConfig
-from connectors.contract import EventKind, EventOut, Reason, ResultOut, StatusOut, Topics
+from connectors.contract import Reason, ResultOut, Topics
 from connectors.metrics import GaugeRow, Metrics
 from connectors.systemd import Notifier
+from daemon.announcer import Announcer
 from daemon.archive import REASONS, Archive
 from daemon.banks import Banks
-from daemon.builder import Builder, Detail
+from daemon.builder import Builder
 from daemon.command_parts import Parts
 from daemon.commands import Commands
 from daemon.drop import DropFolders
@@ -31,14 +31,16 @@ from daemon.finisher import Finisher
 from daemon.frame import Frame
 from daemon.frames import NewestFrames
 from daemon.inspector import Inspector
-from daemon.ledger import Ledger, Message, last_document, outbox_depth
+from daemon.ledger import Ledger, outbox_depth
 from daemon.line import Line, StationView
 from daemon.marks import Marks
 from daemon.mqtt_commands import MqttCommands
 from daemon.presets import load_preset
-from daemon.publisher import Publisher
+from daemon.programs import Programs
+from daemon.recipe_store import RecipeStore
+from daemon.recipes import Recipes, Running
 from daemon.shots import Shots
-from daemon.station import Station, Taught, Untaught
+from daemon.station import Program, Station, Taught, Untaught
 from daemon.supervisor import CameraStatus, CameraSupervisor
 from daemon.teacher import Teacher
 from daemon.web.api import Api
@@ -81,8 +83,6 @@ class Service:
     def __init__(self, config: Config, config_path: Path, observer: Observer) -> None:
         self.config = config
         self.metrics = Metrics(VERSION)
-        self.topics = Topics(config.mqtt.prefix)
-        self.started_at = datetime.now(UTC)
         self.frames = NewestFrames()
         self.commands = Commands(self, self.frames, self.metrics.command)
         self._config_path = config_path
@@ -90,9 +90,9 @@ class Service:
         self._observer = observer
         self._notifier = Notifier()
         self._stop = threading.Event()
-        self._stopping = False
         self._broken: str | None = None
         self._signalled_s: float | None = None
+        self._stations: dict[str, Station] = {}
         self._lines: dict[str, Line] = {}
         self._inspector: Inspector | None = None
         self._running = ExitStack()
@@ -126,10 +126,13 @@ class Service:
         self.ledger = Ledger(store, self._committed)
         stack.callback(self.ledger.close)
         stack.callback(self._count_outbox)
+        self._store = RecipeStore(store, self.ledger, config.recipes, {own.name: own.recipe for own in config.stations})
         names = [station.name for station in config.stations]
-        inbox = MqttCommands(self.topics, self.commands, names, lambda reply: self._publisher.reply(reply))
-        self._publisher = Publisher(config.mqtt, self.ledger, self._status("offline"), self._birth, self.metrics, inbox)
-        api = Api(self.commands, Guard(config.http, self._config_path), self._tell_status, self._tell_recipes)
+        inbox = MqttCommands(
+            Topics(config.mqtt.prefix), self.commands, names, lambda reply: self._announcer.publisher.reply(reply)
+        )
+        self._announcer = Announcer(config.mqtt, VERSION, self.ledger, self.metrics, inbox, self._stations, self._lines)
+        api = Api(self.commands, Guard(config.http, self._config_path), self._tell_status)
         # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.
         http = HttpServer(config.http, create_app(self.metrics.text, self.alive, self.ready, [api.mount()]))
         self.http_url = http.url
@@ -137,15 +140,15 @@ class Service:
         stack.callback(http.stop)
         inbox.start()
         stack.callback(inbox.stop)
-        self._publisher.start()
-        stack.callback(lambda: self._publisher.stop(self._status("stopped"), DRAIN_S))
+        self._announcer.publisher.start()
+        stack.callback(lambda: self._announcer.publisher.stop(self._announcer.status("stopped"), DRAIN_S))
         dropped = self.metrics.archive_dropped
         for reason in REASONS:
             dropped.labels(reason)
         self.archive = Archive(store, self.ledger, config.archive, lambda reason: dropped.labels(reason).inc())
         self.marks = Marks(self.ledger, self.archive)
         stack.callback(self.archive.close)
-        self._finisher = Finisher(self.topics, on_error=self.metrics.finish_errors.inc, archive=self.archive)
+        self._finisher = Finisher(self._announcer.topics, on_error=self.metrics.finish_errors.inc, archive=self.archive)
         self._inspector = inspector = Inspector(
             self._finisher,
             max_batch=config.inference.max_batch,
@@ -159,7 +162,10 @@ class Service:
         detector = inspector.on_device(self._load, spec)
         self._make_teacher(detector, inspector)
         stack.callback(self._builder.stop)
-        self._add_stations(detector)
+        self._make_stations()
+        for recipe in self._store.recipes():
+            self._start_recipe(self._store.get(recipe), detector)
+        self._make_lines()
         self.metrics.scrape_with(self._gauges)
         inspector.start(detector, [line.station for line in self._lines.values()])
         for line in self._lines.values():
@@ -167,12 +173,12 @@ class Service:
         self._builder.start()
         stack.callback(self._stop_cameras)
         drops = DropFolders({recipe.name: recipe.drop for recipe in config.recipes if recipe.drop}, self.commands)
-        self.commands.open(Parts(self.teacher, archive=Evidence(self.archive, self.marks)))
+        self.commands.open(Parts(self.teacher, self._recipes, Evidence(self.archive, self.marks)))
         stack.callback(self.commands.close)
         stack.callback(self.frames.close)
         drops.start()
         stack.callback(drops.stop)
-        for tried in (*(line.tried for line in self._lines.values()), self._publisher.attempted):
+        for tried in (*(line.tried for line in self._lines.values()), self._announcer.publisher.attempted):
             while not tried.wait(0.05) and not self._stop.is_set():
                 pass
 
@@ -184,62 +190,69 @@ class Service:
         return detector
 
     def _make_teacher(self, detector: Detector, inspector: Inspector) -> None:
-        store, recipe_of = self.config.store.path, self.config.recipe
-        shots = Shots(store, self.ledger)
-        banks = Banks(store, self.ledger, self._bank_corrupt)
+        folder, store, announcer = self.config.store.path, self._store, self._announcer
+        shots, banks = Shots(folder, self.ledger), Banks(folder, self.ledger, announcer.bank_corrupt)
+        programs = Programs(store, self._stations, announcer.state, announcer.station_event)
         self._builder = Builder(
-            store,
+            folder,
             shots,
             banks,
             detector,
             inspector,
-            recipe_of=recipe_of,
-            on_taught=self._taught,
-            on_event=self._event,
+            recipe_of=store.get,
+            on_taught=programs.taught,
+            on_event=announcer.recipe_event,
+            in_use=programs.in_use,
             bank_rows=self.config.inference.bank_rows,
         )
-        self.teacher = Teacher(shots, banks, recipe_of, self._builder, self._event)
+        self.teacher = Teacher(shots, banks, store.get, self._builder, announcer.recipe_event)
+        running = Running(self._builder, programs, detector.fingerprint, announcer.station_event)
+        self._programs = programs
+        self._recipes = Recipes(store, shots, banks, knows_words=detector.knows_text, running=running)
 
-    def _add_stations(self, detector: Detector) -> None:
-        config = self.config
-        taught: dict[str, Taught | Untaught] = {}
-        for station_config in config.stations:
-            recipe = config.recipe(station_config.recipe)
-            if recipe.name not in taught:
-                for outcome in ("built", "failed"):
-                    self.metrics.bank_builds.labels(recipe.name, outcome)
-                taught[recipe.name] = self._teach(recipe, detector)
-            station = Station(station_config, recipe, config.takes_every_frame(station_config), self.ledger.submit)
-            station.taught = taught[recipe.name]
-            self.metrics.add_station(station.name, recipe.name)
-            camera = config.camera(station_config.camera)
+    def _make_stations(self) -> None:
+        recipes = self._store.stations()
+        for own in self.config.stations:
+            program = Program(self._store.get(recipes[own.name]))
+            station = Station(own, program, self.config.takes_every_frame(own), self.ledger.submit)
+            self._stations[own.name] = station
+            self.metrics.add_station(own.name, program.recipe.name)
+
+    def _make_lines(self) -> None:
+        for name, station in self._stations.items():
+            camera = self.config.camera(station.config.camera)
             # One for the frame that commands may ask for, beside those that are on their way.
-            slots = station_config.queue_frames + 2 * config.inference.max_batch + 3
+            slots = station.config.queue_frames + 2 * self.config.inference.max_batch + 3
             supervisor = CameraSupervisor(
                 camera,
                 on_frame=partial(self._arrived, station, slots),
-                on_change=partial(self._camera_changed, station.name),
+                on_change=partial(self._camera_changed, name),
                 slots=slots,
             )
-            self._lines[station.name] = line = Line(station, supervisor)
-            self._tell_state(line, quietly=True)
+            self._lines[name] = Line(station, supervisor)
+            self._announcer.state(name, quietly=True)
 
-    def _teach(self, recipe: RecipeConfig, detector: Detector) -> Taught | Untaught:
+    def _start_recipe(self, recipe: RecipeConfig, detector: Detector) -> None:
+        """Its shots, and where a station has it, what judges it; one recipe's trouble is not the others'."""
+        self.metrics.add_recipe(recipe.name)
         try:
+            if recipe.name not in self._programs.in_use():
+                self.teacher.start_idle(recipe, self._progress)
+                return
             taught = self.teacher.start(recipe, self._progress)
             if isinstance(taught, Taught) and self._inspector is not None:
                 # The first real part is to be as quick as the others.
                 size = (recipe.region.height, recipe.region.width) if recipe.region else (256, 256)
                 self._inspector.on_device(detector.judge, [np.zeros(size, np.uint8)], [taught.reference])
-            return taught
         except _StoppedEarly:
             raise
-        except Exception as error:  # one recipe's trouble is not the other stations'
+        except Exception as error:
             if isinstance(error, AprilcamError | ModelError):
                 log.error("recipe %s: no bank: %s", recipe.name, error)  # noqa: TRY400 - the message says it all
-                return Untaught(str(error))
+                self._programs.taught(recipe.name, Untaught(str(error)))
+                return
             log.exception("recipe %s: no bank", recipe.name)
-            return Untaught(f"{type(error).__name__}: {error}")
+            self._programs.taught(recipe.name, Untaught(f"{type(error).__name__}: {error}"))
 
     def run(self) -> int:
         """Wait for SIGINT or SIGTERM while feeding the watchdog. The exit code."""
@@ -268,7 +281,7 @@ class Service:
     def stop(self) -> None:
         """Stop everything in order; what was accepted is committed, and published where the broker is there."""
         self._notifier.stopping()
-        self._stopping = True
+        self._announcer.stopping = True
         # What is stuck may never end. Accepted results are in the ledger by then, and nothing else is worth waiting for.
         limit = threading.Timer(STOP_LIMIT_S, os._exit, (1,))
         limit.daemon = True
@@ -325,65 +338,9 @@ class Service:
     def _committed(self, results: list[ResultOut]) -> None:
         """On the ledger's thread."""
         self.archive.committed(results)
-        newest: dict[str, ResultOut] = {}
+        self._announcer.results(results)
         for result in results:
-            newest[result.station] = result
-            times = result.processing_times
-            self.metrics.results.labels(result.station, result.recipe, result.verdict, result.reason or "").inc()
-            stages = {
-                "acquire": times.acquire_s,
-                "queue": times.queue_s,
-                "inference": times.inference_s,
-                "finish": times.finish_s,
-                "total": times.total_s,
-            }
-            for stage, seconds in stages.items():
-                self.metrics.latency.labels(result.station, stage).observe(seconds)
-            if result.score is not None:
-                self.metrics.frames.labels(result.station, "judged").inc()
-                self.metrics.score.labels(result.station, result.recipe).observe(result.score)
             self._observer.result(result)
-        for station, result in newest.items():
-            self._publisher.retain(self.topics.last(station), result.encode())
-        self._publisher.wake()
-
-    # Banks.
-
-    def _taught(self, recipe: str, taught: Taught | Untaught) -> None:
-        """A bank is new: each frame is judged by the one or the other, as the station is asked once for each."""
-        for line in list(self._lines.values()):
-            if line.station.recipe.name == recipe:
-                line.station.taught = taught
-                self._tell_state(line)
-
-    def _bank_corrupt(self, recipe: str, bank: str, reason: str) -> None:
-        self._event(recipe, "bank_corrupt", {"bank": bank, "reason": reason[:500]})
-
-    def _event(self, recipe: str, kind: EventKind, detail: Detail) -> None:
-        """To metrics, and to each station of the recipe. On whichever thread it happened."""
-        progress = self.metrics.build_progress.labels(recipe)
-        match kind:
-            case "build_started":
-                progress.set(0)
-            case "build_progress":
-                progress.set(float(detail["share"] or 0))
-                if not self._publisher.connected:
-                    return  # nobody wants to hear it afterwards
-            case "bank_built" | "build_failed":
-                progress.set(1)
-                self.metrics.bank_builds.labels(recipe, "built" if kind == "bank_built" else "failed").inc()
-                if kind == "bank_built":
-                    self.metrics.bank_build.labels(recipe).observe(float(detail["seconds"] or 0))
-        stations = [station.name for station in self.config.stations if station.recipe == recipe]
-        now = datetime.now(UTC)
-        messages = [
-            Message(
-                self.topics.event(station),
-                EventOut(station=station, recipe=recipe, kind=kind, detail=detail, created_at=now).encode(),
-            )
-            for station in stations
-        ]
-        self.ledger.publish(messages).add_done_callback(lambda _: self._publisher.wake())
 
     # State.
 
@@ -396,36 +353,7 @@ class Service:
             self.frames.let_go(name)
         if status.reason != "starting":
             line.tried.set()
-        self._tell_state(line)
-
-    def _tell_state(self, line: Line, *, quietly: bool = False) -> None:
-        document = line.changed_state(stopping=self._stopping)
-        if document is None:
-            return
-        if not self._stopping and not quietly:
-            level = logging.INFO if document.state in ("ContinuousExecution", "Halted") else logging.WARNING
-            reason = f" ({document.reason})" if document.reason else ""
-            log.log(level, "station %s: %s%s", document.station, document.state, reason)
-        self._publisher.retain(self.topics.state(document.station), document.encode())
-
-    def _status(self, status: str) -> tuple[str, bytes]:
-        document = StatusOut.model_validate({"status": status, "version": VERSION, "since": self.started_at})
-        return self.topics.status, document.encode()
-
-    def _birth(self) -> dict[str, bytes]:
-        """Every retained message, for a broker that may have lost them. On the publisher's thread."""
-        topic, online = self._status("online")
-        birth = {topic: online}
-        reader = self.ledger.reader()
-        try:
-            for name, line in list(self._lines.items()):
-                if line.published is not None:
-                    birth[self.topics.state(name)] = line.published.encode()
-                if (document := last_document(reader, name)) is not None:
-                    birth[self.topics.last(name)] = document
-        finally:
-            reader.close()
-        return birth
+        self._announcer.state(name)
 
     def views(self) -> list[StationView]:
         """Every station as shown to people."""
@@ -433,30 +361,23 @@ class Service:
 
     def recipes(self) -> list[str]:
         """Names."""
-        return [recipe.name for recipe in self.config.recipes]
+        return self._store.recipes()
 
     def stations(self) -> dict[str, str]:
         """Each station's recipe."""
-        return {name: line.station.recipe.name for name, line in list(self._lines.items())}
+        return {name: station.program.recipe.name for name, station in list(self._stations.items())}
 
     def _tell_status(self) -> dict[str, Any]:
         """For GET /api/status."""
         well, alive = self.alive()
         stations = {view.station: {key: value for key, value in vars(view).items() if key != "station"} for view in self.views()}
-        broker = {"connected": self._publisher.connected, "trouble": self._publisher.trouble}
+        broker = {"connected": self._announcer.publisher.connected, "trouble": self._announcer.publisher.trouble}
         return {**alive, "ready": self.ready()[0], "stations": stations, "broker": broker, "alive": well}
-
-    def _tell_recipes(self) -> list[dict[str, Any]]:
-        """For GET /api/recipes."""
-        users = self.stations().items()
-        return [
-            {"recipe": recipe, "stations": [station for station, used in users if used == recipe]} for recipe in self.recipes()
-        ]
 
     @property
     def broker_trouble(self) -> str | None:
         """Why the broker is not connected, None while it is."""
-        return self._publisher.trouble
+        return self._announcer.publisher.trouble
 
     def alive(self) -> tuple[bool, dict[str, Any]]:
         """Whether the pipeline makes progress."""
@@ -472,7 +393,7 @@ class Service:
             part, longest_s = max(idle_s.items(), key=lambda item: item[1])
             if longest_s > STUCK_S:
                 trouble = f"{part} has made no progress for {longest_s:.0f} s"
-            elif not self._publisher.running:
+            elif not self._announcer.publisher.running:
                 trouble = "the publisher has ended"
         return trouble is None, {
             "status": "ok" if trouble is None else "failed",
@@ -491,7 +412,7 @@ class Service:
     def _summary(self) -> str:
         states = ", ".join(f"{view.station}: {view.state}" for view in self.views())
         ledger = "; ledger failing: disk full?" if self.ledger.failing else ""
-        return f"{states}; broker {'connected' if self._publisher.connected else 'away'}{ledger}"
+        return f"{states}; broker {'connected' if self._announcer.publisher.connected else 'away'}{ledger}"
 
     def _gauges(self) -> Iterable[GaugeRow]:
         """Read at each scrape, on the HTTP thread."""

@@ -7,12 +7,11 @@ over by a process that was killed between the two was promised to nobody.
 import hashlib
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as LedgerTimeout
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +26,11 @@ from model.files import sync_folder, write_whole
 log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
-T = TypeVar("T")
 Box = tuple[int, int, int, int]
 """(x, y, width, height) in px."""
 At = Callable[[str], None]
 """Told of each step that a killed process may not get past; tests kill there."""
 
-LEDGER_S = 10.0
-"""How long an answer waits for the ledger's disk."""
 _SUFFIXES = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"BM", ".bmp"))
 
 
@@ -91,6 +87,8 @@ class Shots:
         self._recipes = store / "recipes"
         self._ledger = ledger
         self._at = at
+        self.storing = threading.Lock()
+        """Held while a picture is stored, and while a recipe goes: nothing is stored for one that is gone."""
 
     def folder(self, recipe: str) -> Path:
         """Where a recipe's shots lie."""
@@ -110,11 +108,25 @@ class Shots:
             )
             return [Shot(*row) for row in rows]
 
-        return self._wait(self._ledger.call(read))
+        return self._ledger.ask(read)
 
     def read(self, shot: Shot) -> Pixels:
         """The whole picture. Raises PictureError when its file is damaged or gone."""
         return read_picture(self.folder(shot.recipe) / shot.file)
+
+    def picture(self, shot: Shot) -> bytes:
+        """Its file. Raises PictureError when that is gone."""
+        path = self.folder(shot.recipe) / shot.file
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise PictureError(
+                f"{path}: {(error.strerror or str(error)).lower()}. Forget that shot, or register it again"
+            ) from None
+
+    def keep(self, recipe: str, file: str, data: bytes) -> None:
+        """Store the file of a shot whose row is still to come, on disk when this returns. StoreError when the disk refuses."""
+        self._write(self.folder(recipe) / file, data)
 
     def add(self, recipe: str, shot: str, data: bytes, width: int, height: int) -> bool:
         """Keep a picture file (`data`) as a shot, on disk when this returns. Whether it was none before.
@@ -133,7 +145,7 @@ class Shots:
             connection.execute("INSERT OR IGNORE INTO shots VALUES (?, ?, ?, ?, ?, ?)", row)
             connection.execute("DELETE FROM not_shots WHERE recipe = ? AND shot = ?", (recipe, shot))
 
-        self._commit(insert)
+        self._ledger.ask(insert, durable=True)
         self._at("shot_committed")
         for path in self.held_folder(recipe).glob(f"{shot[:16]}.*"):
             path.unlink(missing_ok=True)
@@ -149,7 +161,7 @@ class Shots:
             connection.execute("DELETE FROM shots WHERE recipe = ? AND shot = ?", (recipe, shot))
             connection.execute("INSERT OR REPLACE INTO not_shots VALUES (?, ?, 'forgotten')", (recipe, shot))
 
-        self._commit(delete)
+        self._ledger.ask(delete, durable=True)
         self._at("shot_forgotten")
         (self.folder(recipe) / row.file).unlink(missing_ok=True)
 
@@ -160,7 +172,9 @@ class Shots:
         self._write(folder / f"{shot[:16]}.map.png", map_png)
         self._write(folder / f"{shot[:16]}.json", why)
         self._at("held_stored")
-        self._commit(lambda c: c.execute("INSERT OR REPLACE INTO not_shots VALUES (?, ?, 'held')", (recipe, shot)))
+        self._ledger.ask(
+            lambda c: c.execute("INSERT OR REPLACE INTO not_shots VALUES (?, ?, 'held')", (recipe, shot)), durable=True
+        )
 
     def unwanted(self, recipe: str) -> dict[str, Literal["held", "forgotten"]]:
         """Pictures that were held back or forgotten, by hash."""
@@ -168,7 +182,7 @@ class Shots:
         def read(connection: sqlite3.Connection) -> dict[str, Literal["held", "forgotten"]]:
             return dict(connection.execute("SELECT shot, why FROM not_shots WHERE recipe = ?", (recipe,)).fetchall())
 
-        return self._wait(self._ledger.call(read))
+        return self._ledger.ask(read)
 
     def tidy(self, recipe: str) -> None:
         """Remove files that no row knows: left by a process that was killed before it had answered."""
@@ -185,17 +199,3 @@ class Shots:
             write_whole(path, data)
         except OSError as error:
             raise StoreError(f"{path}: cannot be stored ({error.strerror}). Free space or mend its rights.") from None
-
-    def _commit(self, run: Callable[[sqlite3.Connection], object]) -> None:
-        if self._ledger.failing:
-            raise StoreError(f"{self._ledger.path}: takes no commit, its disk is full or failing. Free space and try again.")
-        self._wait(self._ledger.call(run, durable=True))
-
-    def _wait(self, future: "Future[T]") -> T:
-        try:
-            return future.result(LEDGER_S)
-        except LedgerTimeout:
-            raise StoreError(
-                f"{self._ledger.path}: no commit within {LEDGER_S:g} s, its disk is full or failing. Free space and try again; "
-                f"it may still take what was asked for."
-            ) from None

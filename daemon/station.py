@@ -14,6 +14,7 @@ from config.schema import RecipeConfig, Region, StationConfig
 from connectors.contract import Reason
 from daemon.frame import Frame
 from daemon.ledger import Entry
+from daemon.threshold import Limits, ThresholdOverride, limits_of
 from model.bank import Bank
 from model.calibration import Calibration
 from model.detector import Mode, Reference
@@ -21,7 +22,7 @@ from model.detector import Mode, Reference
 
 @dataclass(frozen=True)
 class Taught:
-    """What judges a station's frames: replaced whole, by one assignment."""
+    """What judges a recipe's frames."""
 
     reference: Reference
     calibration: Calibration
@@ -41,9 +42,50 @@ class Taught:
 
 @dataclass(frozen=True)
 class Untaught:
-    """Why a station's frames cannot be judged."""
+    """Why a recipe's frames cannot be judged."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a station inspects by: replaced whole, by one assignment, so that each frame is judged by one of them."""
+
+    recipe: RecipeConfig
+    taught: Taught | Untaught = field(default_factory=lambda: Untaught("starting"))
+    override: ThresholdOverride | None = None
+
+    @property
+    def region(self) -> Region | None:
+        """The recipe's region of interest, None for the whole frame."""
+        return self.recipe.region
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """None while nothing judges."""
+        return self.taught.calibration if isinstance(self.taught, Taught) else None
+
+    @property
+    def bank(self) -> Bank | None:
+        """None while nothing judges, or words alone."""
+        return self.taught.bank if isinstance(self.taught, Taught) else None
+
+    @property
+    def limits(self) -> Limits | None:
+        """The thresholds in force, None where they would be calibrated ones and nothing judges."""
+        return limits_of(self.recipe, self.override, self.calibration)
+
+    @property
+    def threshold(self) -> float | None:
+        """Score above which a frame fails."""
+        return limits.score if (limits := self.limits) is not None else None
+
+    @property
+    def threshold_stale(self) -> bool:
+        """Whether it was set against another calibration."""
+        if self.override is None:
+            return False
+        return self.override.stale(self.calibration, self.bank.hash if self.bank is not None else None)
 
 
 @dataclass(eq=False)
@@ -52,6 +94,8 @@ class Ticket:
 
     station: "Station"
     frame: Frame
+    program: Program
+    """What the station inspected by when the frame came."""
     entry: Entry | None = None
     skipped: bool = False
     taken_s: float = 0.0
@@ -72,10 +116,9 @@ class Station:
     """One station's bounded queue and its order. All methods may be called from any thread."""
 
     config: StationConfig
-    recipe: RecipeConfig
+    program: Program
     takes_every_frame: bool
     submit: Callable[[Sequence[Entry]], None]
-    taught: Taught | Untaught = field(default_factory=lambda: Untaught("starting"))
     _queue: deque[Ticket] = field(default_factory=deque)
     _order: deque[Ticket] = field(default_factory=deque)
     _ended_s: float = 0.0
@@ -88,24 +131,10 @@ class Station:
         """The station's name."""
         return self.config.name
 
-    @property
-    def region(self) -> Region | None:
-        """The recipe's region of interest, None for the whole frame."""
-        return self.recipe.region
-
-    @property
-    def threshold(self) -> float | None:
-        """Score above which a frame fails: the recipe's own, else the calibrated one; None while nothing judges."""
-        return self.threshold_of(self.taught) if isinstance(self.taught, Taught) else self.recipe.threshold
-
-    def threshold_of(self, taught: Taught) -> float:
-        """The same, for frames judged by `taught`."""
-        return self.recipe.threshold or taught.calibration.threshold
-
     def offer(self, frame: Frame) -> Offer:
         """Queue a frame that can be judged. A full queue refuses it where every frame counts, else gives up its oldest."""
-        ticket = Ticket(self, frame)
         with self._lock:
+            ticket = Ticket(self, frame, self.program)
             now_s = time.monotonic()
             if self._came_s:
                 self._gaps.append(now_s - self._came_s)
@@ -123,8 +152,8 @@ class Station:
 
     def enter(self, frame: Frame) -> Ticket:
         """A ticket for a frame that cannot be judged: it takes its place in the order, not in the queue."""
-        ticket = Ticket(self, frame)
         with self._lock:
+            ticket = Ticket(self, frame, self.program)
             self._order.append(ticket)
         return ticket
 

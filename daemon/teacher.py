@@ -6,7 +6,6 @@ for a person's yes: one bad reference hides that defect for ever.
 
 import json
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,7 +75,6 @@ class Teacher:
         self._builder = builder
         self._on_event = on_event
         self._looks: dict[str, Look] = {}
-        self._storing = threading.Lock()
 
     def register(self, recipe: str, picture: bytes, *, name: str, force: bool = False) -> Registered:
         """Make a picture file (PNG, JPEG, BMP or TIFF, whole) a reference shot; durable when this returns.
@@ -93,10 +91,11 @@ class Teacher:
 
     def forget(self, recipe: str, shot: str) -> str | None:
         """The shot counts no more; durable when this returns. The build that will leave it out, None for no shot."""
-        self._recipe_of(recipe)
-        if all(row.shot != shot for row in self._shots.all(recipe)):
-            return None
-        self._shots.remove(recipe, shot)
+        with self._shots.storing:
+            self._recipe_of(recipe)
+            if all(row.shot != shot for row in self._shots.all(recipe)):
+                return None
+            self._shots.remove(recipe, shot)
         return self._request(recipe)
 
     def shots(self, recipe: str) -> list[Shot]:
@@ -122,16 +121,24 @@ class Teacher:
         Pictures that cannot be used are logged and left out; so are those that were held back or forgotten before.
         Raises what `Builder.teach` raises.
         """
+        self._take_folder(recipe, progress)
+        return self._needs_builder().teach(
+            recipe, lambda what, done, total: progress(f"recipe {recipe.name}: {what}", done, total)
+        )
+
+    def start_idle(self, recipe: RecipeConfig, progress: Progress) -> None:
+        """The same for a recipe that no station has: its bank is built in the background, where it is to be built."""
+        self._take_folder(recipe, progress)
+        self._needs_builder().catch_up(recipe)
+
+    def _take_folder(self, recipe: RecipeConfig, progress: Progress) -> None:
         self._shots.tidy(recipe.name)
-        builder = self._needs_builder()
-        builder.load_current(recipe)
         pictures = list_pictures(recipe.shots) if recipe.shots is not None else []
         for done, picture in enumerate(pictures):
             progress(f"recipe {recipe.name}: reading reference shots", done, len(pictures))
             self._register_listed(recipe, picture)
         if pictures:
             progress(f"recipe {recipe.name}: reading reference shots", len(pictures), len(pictures))
-        return builder.teach(recipe, lambda what, done, total: progress(f"recipe {recipe.name}: {what}", done, total))
 
     def _register_listed(self, recipe: RecipeConfig, picture: Path) -> None:
         try:
@@ -156,7 +163,8 @@ class Teacher:
         if not known and not force and (held := self._gate(recipe, shot, part, data, name)) is not None:
             return Registered(shot, False, held, warned, None)
         height, width = pixels.shape[:2]
-        with self._storing:  # two at once must not both take one picture for new
+        with self._shots.storing:  # two at once must not both take one picture for new
+            self._recipe_of(recipe.name)
             new = self._shots.add(recipe.name, shot, data, width, height)
         for warning in warned:
             log.warning("recipe %s: shot %s: %s", recipe.name, name, warning)
@@ -164,8 +172,10 @@ class Teacher:
 
     def _gate(self, recipe: RecipeConfig, shot: str, part: Pixels, data: bytes, name: str) -> Held | None:
         builder = self._builder
-        taught = builder.taught(recipe.name) if builder is not None else None
-        if builder is None or taught is None or not taught.calibration.shots:
+        if builder is None:
+            return None
+        taught = builder.taught(recipe.name) or builder.load_current(recipe)
+        if taught is None or not taught.calibration.shots:
             return None
         judged = builder.judge(part, taught.reference)
         score, threshold = float(judged.scores[0]), taught.calibration.threshold
@@ -175,7 +185,9 @@ class Teacher:
         # Twice the limit is white.
         shown = np.clip(judged.maps[0] * (255 / (2 * held.limit)), 0, 255).astype(np.uint8)
         why = {"shot": shot, "name": name, "bank": taught.bank.name if taught.bank else None} | asdict(held)
-        self._shots.hold(recipe.name, shot, data, _png(shown), json.dumps(why, indent=1).encode())
+        with self._shots.storing:
+            self._recipe_of(recipe.name)
+            self._shots.hold(recipe.name, shot, data, _png(shown), json.dumps(why, indent=1).encode())
         log.warning("recipe %s: %s held back: score %.4f, limit %.4f", recipe.name, name, score, held.limit)
         detail: Detail = {"shot": shot, "name": name, "score": score, "threshold": threshold, "limit": held.limit}
         self._on_event(recipe.name, "shot_held", detail)

@@ -5,19 +5,22 @@ from typing import Any
 
 import cv2
 
-from config.schema import RecipeConfig
-from connectors.contract import Topics
+from config.schema import RecipeConfig, StationConfig
+from connectors.contract import EventKind, Topics
 from connectors.metrics import Metrics
 from daemon.banks import Banks
-from daemon.builder import Builder
+from daemon.builder import Builder, Detail
 from daemon.command_parts import Parts
 from daemon.commands import Commands
 from daemon.finisher import Finisher
 from daemon.frames import NewestFrames
 from daemon.inspector import Inspector
 from daemon.ledger import Ledger
-from daemon.shots import Shots
-from daemon.station import Taught, Untaught
+from daemon.programs import Programs
+from daemon.recipe_store import RecipeStore
+from daemon.recipes import Recipes, Running
+from daemon.shots import At, Shots, nowhere
+from daemon.station import Program, Station, Taught, Untaught
 from daemon.teacher import Teacher
 from model.detector import Detector
 from tests.parts import draw_part
@@ -37,7 +40,7 @@ class TestPlant:
 
     __test__ = False
 
-    def __init__(self, folder: Path, detector: Detector) -> None:
+    def __init__(self, folder: Path, detector: Detector, at: At = nowhere) -> None:
         self.state = folder / "state"
         self.metrics = Metrics("test")
         self.frames = NewestFrames()
@@ -45,27 +48,42 @@ class TestPlant:
         self.ledger = Ledger(self.state)
         self._finisher = Finisher(Topics("test"))
         self._inspector = Inspector(self._finisher, max_batch=1, max_wait_s=0)
-        shots, banks = Shots(self.state, self.ledger), Banks(self.state, self.ledger)
-        self._builder = Builder(
+        shots, banks = Shots(self.state, self.ledger, at), Banks(self.state, self.ledger)
+        self.store = RecipeStore(self.state, self.ledger, list(RECIPES.values()), {"press": "disc"}, at)
+        config = StationConfig(name="press", camera="cam", recipe="disc")
+        self.station = Station(config, Program(RECIPES["disc"]), True, self.ledger.submit)
+        self.events: list[tuple[str, str, Detail]] = []
+        """(recipe, kind, detail) of what stations are told."""
+        self.told: list[Program] = []
+        """Programs of the station."""
+
+        def heard(_station: str, recipe: str, kind: EventKind, detail: Detail) -> None:
+            self.events.append((recipe, kind, detail))
+
+        programs = Programs(self.store, {"press": self.station}, lambda _: self.told.append(self.station.program), heard)
+
+        def swap(recipe: str, taught: Taught | Untaught) -> None:
+            self.taught[recipe] = taught
+            programs.taught(recipe, taught)
+
+        self.builder = Builder(
             self.state,
             shots,
             banks,
             detector,
             self._inspector,
-            recipe_of=RECIPES.__getitem__,
-            on_taught=self.taught.__setitem__,
+            recipe_of=self.store.get,
+            on_taught=swap,
+            in_use=programs.in_use,
+            at=at,
         )
-        self.teacher = Teacher(shots, banks, RECIPES.__getitem__, self._builder)
+        self.teacher = Teacher(shots, banks, self.store.get, self.builder)
+        running = Running(self.builder, programs, detector.fingerprint, heard)
+        self.recipes = Recipes(self.store, shots, banks, knows_words=detector.knows_text, running=running)
         self._inspector.start(detector, [])
-        self._builder.start()
-        self.commands = Commands(self, self.frames, self.metrics.command)
-        self.commands.open(Parts(self.teacher))
-
-    def recipes(self) -> list[str]:
-        return list(RECIPES)
-
-    def stations(self) -> dict[str, str]:
-        return {"press": "disc"}
+        self.builder.start()
+        self.commands = Commands(self.store, self.frames, self.metrics.command)
+        self.commands.open(Parts(self.teacher, self.recipes))
 
     def run(self, name: str, request: dict[str, Any] | None = None, attachment: bytes | None = None) -> dict[str, Any]:
         return self.commands.run(name, request or {}, attachment)
@@ -78,7 +96,7 @@ class TestPlant:
     def close(self) -> None:
         self.frames.close()
         self.commands.close()
-        self._builder.stop()
+        self.builder.stop()
         self._inspector.stop()
         self._finisher.close()
         self.ledger.close()

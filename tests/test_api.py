@@ -31,7 +31,7 @@ class Server:
 
     def __init__(self, plant: TestPlant, **config: Any) -> None:
         settings = HttpConfig(port=0, **config)
-        api = Api(plant.commands, Guard(settings, Path("x.toml")), lambda: {"version": "1"}, lambda: [{"recipe": "disc"}])
+        api = Api(plant.commands, Guard(settings, Path("x.toml")), lambda: {"version": "1"})
         app = create_app(lambda: b"", lambda: (True, {}), lambda: (True, {}), [api.mount()])
         self._server = HttpServer(settings, app)
         self._server.start()
@@ -84,7 +84,7 @@ def test_a_picture_is_registered_listed_and_forgotten(server: Server) -> None:
 def test_every_command_has_an_address_and_status_and_recipes_are_shown(server: Server) -> None:
     assert server.http.post("/api/commands/shots", json={"station": "press"}).json() == {"recipe": "disc", "shots": []}
     assert server.http.get("/api/status").json() == {"version": "1"}
-    assert server.http.get("/api/recipes").json() == {"recipes": [{"recipe": "disc"}]}
+    assert [row["recipe"] for row in server.http.get("/api/recipes").json()["recipes"]] == ["disc", "ring"]
 
 
 @pytest.mark.parametrize(

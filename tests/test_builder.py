@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from daemon.finisher import Finisher
 from daemon.inspector import Inspector
 from daemon.ledger import Ledger
 from daemon.shots import pixel_hash
-from daemon.station import Station, Taught, Untaught
+from daemon.station import Program, Station, Taught, Untaught
 from model.bank import Bank, build_bank
 from model.calibration import calibrate
 from model.detector import Detector, Reference
@@ -248,7 +249,7 @@ def test_no_frame_is_lost_over_fifty_swaps_and_each_is_judged_by_one_bank(tmp_pa
 
     def swap(_recipe: str, taught: Taught | Untaught) -> None:
         for station in stations:
-            station.taught = taught
+            station.program = replace(station.program, taught=taught)
 
     own = School(tmp_path / "state", on_taught=swap)
     inspector = Inspector(finisher, max_batch=4, max_wait_s=0.0)
@@ -256,7 +257,7 @@ def test_no_frame_is_lost_over_fifty_swaps_and_each_is_judged_by_one_bank(tmp_pa
     first = own.open() if add(own, 0) else None
     assert isinstance(first, Taught)
     config = StationConfig(name="a", camera="c", recipe="disc", frames="every", queue_frames=1_000)
-    station = Station(config, RECIPE, True, ledger.submit, first)
+    station = Station(config, Program(RECIPE, first), True, ledger.submit)
     stations.append(station)
     inspector.start(own.detector, [station])
     done, offered = threading.Event(), 0

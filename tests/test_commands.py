@@ -179,7 +179,9 @@ def test_a_command_that_was_refused_may_be_sent_again_with_its_request_id(plant:
         ("register", {"recipe": "disc", "result_id": "x"}, "refused", "not available in this daemon"),
         ("mark", {"result_id": "x", "verdict": "good"}, "refused", "not available in this daemon"),
         ("mark", {"result_id": "x", "verdict": "fine"}, "malformed", "mark.verdict: input should be 'good' or 'bad'"),
-        ("recipe_create", {"recipe": "new", "object": "cog"}, "refused", "not available in this daemon"),
+        ("recipe_create", {"recipe": "ring", "object": "cog"}, "refused", "a recipe is named 'ring' already"),
+        ("select_recipe", {"recipe": "cog", "station": "press"}, "unknown_recipe", "no recipe is named 'cog'. Known: disc, ring"),
+        ("select_recipe", {"recipe": "ring", "station": "oven"}, "unknown_station", "no station is named 'oven'. Known: press"),
         ("threshold_set", {"recipe": "disc", "factor": 1.0, "threshold": 1.0}, "malformed", "both threshold and factor"),
         ("rollback", {"recipe": "disc"}, "refused", "has no earlier bank to go back to"),
     ],
@@ -200,7 +202,7 @@ def test_a_picture_that_is_too_large_or_out_of_place_is_refused(plant: TestPlant
 def test_before_the_start_and_after_the_stop_commands_are_told_to_come_again(plant: TestPlant) -> None:
     plant.commands.close()
     assert refusal(plant, "shots", {"recipe": "disc"}) == ("busy", "the daemon is being stopped. Try again")
-    plant.commands.open(Parts(plant.teacher))
+    plant.commands.open(Parts(plant.teacher, plant.recipes))
     assert plant.run("shots", {"recipe": "disc"})["shots"] == []
 
 

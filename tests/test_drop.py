@@ -72,5 +72,5 @@ def test_a_picture_waits_while_commands_are_not_taken(folder: Path, plant: TestP
     (folder / "part.png").write_bytes(picture(1))
     wait_for(lambda: plant.counted("register", "busy") > 0, "a try")
     assert names(folder) == ["part.png"]
-    plant.commands.open(Parts(plant.teacher))
+    plant.commands.open(Parts(plant.teacher, plant.recipes))
     wait_for(lambda: (folder / "taken" / "part.png").is_file(), "the file to be taken")

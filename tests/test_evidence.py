@@ -21,7 +21,7 @@ UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
 @pytest.fixture
 def kept(tmp_path: Path, plant: TestPlant) -> Iterator[Kept]:
     kept = Kept(tmp_path / "kept")
-    plant.commands.open(Parts(plant.teacher, archive=Evidence(kept.archive, Marks(kept.ledger, kept.archive))))
+    plant.commands.open(Parts(plant.teacher, plant.recipes, Evidence(kept.archive, Marks(kept.ledger, kept.archive))))
     yield kept
     kept.close()
 

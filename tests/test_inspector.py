@@ -23,7 +23,7 @@ from daemon.finisher import Finisher, uuid7
 from daemon.frame import Frame
 from daemon.inspector import Inspector
 from daemon.ledger import Ledger
-from daemon.station import Station, Taught, Untaught
+from daemon.station import Program, Station, Taught, Untaught
 from model.bank import Bank
 from model.detector import Judgement, Reference
 from tests.broker import wait_for
@@ -57,10 +57,9 @@ class Floor:
         self.stations = [
             Station(
                 StationConfig(camera="c", recipe="r", **{key: value for key, value in options.items() if key != "every"}),
-                recipe,
+                Program(recipe, taught),
                 options.get("every", True),
                 self.ledger.submit,
-                taught,
             )
             for options in stations
         ]

@@ -16,13 +16,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from config.errors import CommandError
-from connectors.requests import ATTACHABLE, MAX_PICTURE_BYTES
+from connectors.requests import ATTACHABLE, most_attached
 from daemon.commands import Commands
 from daemon.payload import MAX_BYTES, parse_request
 from daemon.web.guard import Guard
 
 AT_ONCE = 8
 """Commands that may be read or run at once; more are answered `busy`. It bounds memory, and leaves threads for /metrics."""
+RECIPE_FILES = ("recipe_export", "recipe_import")
+"""Commands whose files may be large: one at a time."""
 BODY_S = 60.0
 STATUS = {
     "unknown_command": 404,
@@ -46,14 +48,13 @@ class Api:
         commands: Commands,
         guard: Guard,
         status: Callable[[], Document],
-        recipes: Callable[[], list[Document]],
     ) -> None:
-        """`status` and `recipes` say what GET /api/status and /api/recipes show; they are called on a thread."""
+        """`status` says what GET /api/status shows; it is called on a thread."""
         self._commands = commands
         self._guard = guard
         self._status = status
-        self._recipes = recipes
         self._running = 0
+        self._recipe_files = 0
         self._limiter: CapacityLimiter | None = None
 
     def mount(self) -> Mount:
@@ -61,7 +62,8 @@ class Api:
         recipe = "/recipes/{recipe}"
         routes = [
             Route("/status", self._show_status),
-            Route("/recipes", self._show_recipes),
+            Route("/recipes", partial(self._command, "recipe_list"), methods=["GET"]),
+            Route(f"{recipe}/export", partial(self._command, "recipe_export"), methods=["GET"]),
             Route(f"{recipe}/shots", partial(self._command, "shots"), methods=["GET"]),
             Route(f"{recipe}/shots", partial(self._command, "register"), methods=["POST"]),
             Route(f"{recipe}/shots/{{shot}}", partial(self._command, "forget"), methods=["DELETE"]),
@@ -75,25 +77,33 @@ class Api:
     def _show_status(self, _: Request) -> Response:
         return JSONResponse(self._status())
 
-    def _show_recipes(self, _: Request) -> Response:
-        return JSONResponse({"recipes": self._recipes()})
-
     async def _command(self, name: str | None, request: Request) -> Response:
         path = dict(request.path_params)
         name = str(path.pop("name", name))
-        if request.method != "GET" and (refusal := self._guard.refusal(request)) is not None:
+        # An export gives pictures away, and costs much.
+        reads = request.method == "GET" and name != "recipe_export"
+        if not reads and (refusal := self._guard.refusal(request)) is not None:
             return _error(refusal.status, refusal.code, refusal.message)
-        if self._running >= AT_ONCE:
-            error = CommandError("busy", f"{AT_ONCE} commands are being done. Try again")
-            self._commands.refused(name, error)
-            return _error(STATUS[error.code], error.code, str(error))
-        self._running += 1
+        large = name in RECIPE_FILES
         try:
-            return await self._do(name, path, request)
+            if self._running >= AT_ONCE:
+                raise self._busy(name, f"{AT_ONCE} commands are being done. Try again")
+            if large and self._recipe_files:
+                raise self._busy(name, "another recipe file is on its way. Try again")
+            self._running += 1
+            self._recipe_files += large
+            try:
+                return await self._do(name, path, request)
+            finally:
+                self._running -= 1
+                self._recipe_files -= large
         except CommandError as error:
             return _error(STATUS[error.code], error.code, str(error))
-        finally:
-            self._running -= 1
+
+    def _busy(self, name: str, reason: str) -> CommandError:
+        error = CommandError("busy", reason)
+        self._commands.refused(name, error)
+        return error
 
     async def _do(self, name: str, path: Document, request: Request) -> Response:
         try:
@@ -104,8 +114,17 @@ class Api:
             raise
         if self._limiter is None:
             self._limiter = CapacityLimiter(AT_ONCE)  # belongs to the server's event loop
+        if name == "recipe_export" and request.method == "GET":
+            recipe = str(document["recipe"])
+            file = await to_thread.run_sync(self._commands.export, recipe, limiter=self._limiter)
+            return Response(file, media_type="application/zip", headers={"Content-Disposition": _file_name(recipe)})
         answer = await to_thread.run_sync(self._commands.run, name, document, attachment, limiter=self._limiter)
         return JSONResponse(answer)
+
+
+def _file_name(recipe: str) -> str:
+    """Of an export of a recipe that exists, whose name is safe as it is."""
+    return f'attachment; filename="{recipe}.aprilcam.zip"'
 
 
 def _name_as_in(path: Document, document: Document) -> None:
@@ -120,7 +139,7 @@ async def _read(name: str, request: Request) -> tuple[Document, bytes | None]:
         return {}, None
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     attached = name in ATTACHABLE and kind != "application/json"
-    body = await _body(request, MAX_PICTURE_BYTES if attached else MAX_BYTES)
+    body = await _body(request, most_attached(name) if attached else MAX_BYTES)
     if attached and body:
         return {field: value == "true" if field == "force" else value for field, value in request.query_params.items()}, body
     return await to_thread.run_sync(parse_request, body), None

@@ -1,0 +1,144 @@
+"""What the daemon tells: results, events and states, to the broker, to Prometheus and to the log."""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from config.schema import MqttConfig
+from connectors.contract import EventKind, EventOut, ResultOut, StatusOut, Topics
+from connectors.metrics import Metrics
+from daemon.builder import Detail
+from daemon.ledger import Ledger, Message, last_document
+from daemon.line import Line
+from daemon.publisher import Inbox, Publisher
+from daemon.station import Station
+
+log = logging.getLogger(__name__)
+
+
+class Announcer:
+    """Owner of the publisher. May be called from any thread."""
+
+    def __init__(
+        self,
+        config: MqttConfig,
+        version: str,
+        ledger: Ledger,
+        metrics: Metrics,
+        inbox: Inbox,
+        stations: Mapping[str, Station],
+        lines: Mapping[str, Line],
+    ) -> None:
+        """stations, lines: by name; they are added while the daemon starts."""
+        self.topics = Topics(config.prefix)
+        self._version = version
+        self._ledger = ledger
+        self._metrics = metrics
+        self._stations = stations
+        self._lines = lines
+        self._since = datetime.now(UTC)
+        self._telling = threading.Lock()
+        """Held from reading a state to handing it over: an older one must not follow a newer one."""
+        self.stopping = False
+        """Whether every state is told as Halted."""
+        self.publisher = Publisher(config, ledger, self.status("offline"), self._birth, metrics, inbox)
+
+    def results(self, results: Sequence[ResultOut]) -> None:
+        """They are committed. On the ledger's thread."""
+        newest: dict[str, ResultOut] = {}
+        for result in results:
+            newest[result.station] = result
+            times = result.processing_times
+            self._metrics.results.labels(result.station, result.recipe, result.verdict, result.reason or "").inc()
+            stages = {
+                "acquire": times.acquire_s,
+                "queue": times.queue_s,
+                "inference": times.inference_s,
+                "finish": times.finish_s,
+                "total": times.total_s,
+            }
+            for stage, seconds in stages.items():
+                self._metrics.latency.labels(result.station, stage).observe(seconds)
+            if result.score is not None:
+                self._metrics.frames.labels(result.station, "judged").inc()
+                self._metrics.score.labels(result.station, result.recipe).observe(result.score)
+        for station, result in newest.items():
+            self.publisher.retain(self.topics.last(station), result.encode())
+        self.publisher.wake()
+
+    def bank_corrupt(self, recipe: str, bank: str, reason: str) -> None:
+        """A stored bank is damaged."""
+        self.recipe_event(recipe, "bank_corrupt", {"bank": bank, "reason": reason[:500]})
+
+    def recipe_event(self, recipe: str, kind: EventKind, detail: Detail) -> None:
+        """To metrics, and to each station of the recipe, or to all where none has it."""
+        progress = self._metrics.build_progress.labels(recipe)
+        match kind:
+            case "build_started":
+                self._metrics.add_recipe(recipe)
+                progress.set(0)
+            case "build_progress":
+                progress.set(float(detail["share"] or 0))
+                if not self.publisher.connected:
+                    return  # nobody wants to hear it afterwards
+            case "bank_built" | "build_failed":
+                progress.set(1)
+                self._metrics.bank_builds.labels(recipe, "built" if kind == "bank_built" else "failed").inc()
+                if kind == "bank_built":
+                    self._metrics.bank_build.labels(recipe).observe(float(detail["seconds"] or 0))
+        stations = list(self._stations.values())
+        names = [station.name for station in stations if station.program.recipe.name == recipe]
+        self._publish(names or [station.name for station in stations], recipe, kind, detail)
+
+    def station_event(self, station: str, recipe: str, kind: EventKind, detail: Detail) -> None:
+        """To one station."""
+        if kind == "recipe_prepared":
+            self._metrics.add_station(station, recipe)
+        self._publish([station], recipe, kind, detail)
+
+    def _publish(self, stations: Sequence[str], recipe: str, kind: EventKind, detail: Detail) -> None:
+        now = datetime.now(UTC)
+        messages = [
+            Message(
+                self.topics.event(station),
+                EventOut(station=station, recipe=recipe, kind=kind, detail=detail, created_at=now).encode(),
+            )
+            for station in stations
+        ]
+        self._ledger.publish(messages).add_done_callback(lambda _: self.publisher.wake())
+
+    def state(self, station: str, *, quietly: bool = False) -> None:
+        """Tell how a station is, where that has changed; nothing for one that has no line yet."""
+        line = self._lines.get(station)
+        if line is None:
+            return
+        with self._telling:
+            document = line.changed_state(stopping=self.stopping)
+            if document is None:
+                return
+            self.publisher.retain(self.topics.state(station), document.encode())
+        if not self.stopping and not quietly:
+            level = logging.INFO if document.state in ("ContinuousExecution", "Halted") else logging.WARNING
+            reason = f" ({document.reason})" if document.reason else ""
+            log.log(level, "station %s: %s, recipe %s%s", station, document.state, document.recipe, reason)
+
+    def status(self, status: str) -> tuple[str, bytes]:
+        """(topic, payload) of the daemon's own status."""
+        document = StatusOut.model_validate({"status": status, "version": self._version, "since": self._since})
+        return self.topics.status, document.encode()
+
+    def _birth(self) -> dict[str, bytes]:
+        """Every retained message, for a broker that may have lost them. On the publisher's thread."""
+        topic, online = self.status("online")
+        birth = {topic: online}
+        reader = self._ledger.reader()
+        try:
+            for name, line in list(self._lines.items()):
+                if line.published is not None:
+                    birth[self.topics.state(name)] = line.published.encode()
+                if (document := last_document(reader, name)) is not None:
+                    birth[self.topics.last(name)] = document
+        finally:
+            reader.close()
+        return birth
