@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
@@ -22,9 +22,8 @@ from pydantic import ValidationError
 from config.errors import AprilcamError, CommandError, StoppingError, StoreError
 from connectors import requests as wire
 from connectors.contract import Payload
-from daemon.banks import BankRow
+from daemon.answers import bank_out, recipe_out, registered
 from daemon.command_parts import Frames, Parts, Plant
-from daemon.recipes import RecipeView
 from daemon.teacher import Registered, Teacher
 from model.errors import ModelError
 
@@ -203,7 +202,7 @@ class Commands:
             done = [parts.teacher.register(recipe, attachment, name=name, force=request.force)]
         else:
             done = self._register_frames(parts.teacher, recipe, request)
-        return _registered(recipe, done)
+        return registered(recipe, done)
 
     def _register_frames(self, teacher: Teacher, recipe: str, request: wire.Register) -> list[Registered]:
         station = request.station
@@ -236,7 +235,7 @@ class Commands:
 
     def _banks(self, parts: Parts, request: wire.Banks, _: bytes | None) -> wire.BanksAnswer:
         recipe = self._recipe(request.recipe, request.station)
-        return wire.BanksAnswer(recipe=recipe, banks=tuple(_bank_out(row) for row in parts.teacher.banks(recipe)))
+        return wire.BanksAnswer(recipe=recipe, banks=tuple(bank_out(row) for row in parts.teacher.banks(recipe)))
 
     def _rebuild(self, parts: Parts, request: wire.Rebuild, _: bytes | None) -> wire.RebuildAnswer:
         recipe = self._recipe(request.recipe, request.station)
@@ -251,10 +250,10 @@ class Commands:
             raise CommandError(
                 "refused", f"recipe {recipe!r} has no earlier bank to go back to. `banks` lists those that are kept"
             )
-        return wire.RollbackAnswer(recipe=recipe, bank=_bank_out(parts.teacher.rollback(recipe, bank)))
+        return wire.RollbackAnswer(recipe=recipe, bank=bank_out(parts.teacher.rollback(recipe, bank)))
 
     def _recipe_list(self, parts: Parts, _request: wire.RecipeList, _: bytes | None) -> wire.RecipesAnswer:
-        return wire.RecipesAnswer(recipes=tuple(_recipe_out(view) for view in parts.recipes.all()))
+        return wire.RecipesAnswer(recipes=tuple(recipe_out(view) for view in parts.recipes.all()))
 
     def _recipe_create(self, parts: Parts, request: wire.RecipeCreate, _: bytes | None) -> wire.RecipeAnswer:
         build = parts.recipes.create(request.recipe, object=request.object, mode=request.mode, region=request.region)
@@ -308,7 +307,7 @@ class Commands:
         done = parts.teacher.register(recipe, picture, name=name, force=request.force)
         if done.held is None:
             _wired(parts.archive).mark(request.result_id, "good")
-        return _registered(recipe, [done])
+        return registered(recipe, [done])
 
 
 _HANDLERS: dict[str, Callable[..., Payload]] = {name: getattr(Commands, f"_{name}") for name in wire.REQUESTS}
@@ -362,49 +361,6 @@ def _archived(parts: Parts, result_id: str) -> bytes:
     if picture is None:
         raise CommandError("unknown_result", f"no picture of result {result_id!r} is archived")
     return picture
-
-
-def _registered(recipe: str, done: Sequence[Registered]) -> wire.RegisterAnswer:
-    shots = tuple(
-        wire.RegisteredOut(
-            shot=one.shot,
-            new=one.new,
-            held=wire.HeldOut(score=held.score, threshold=held.threshold, limit=held.limit) if (held := one.held) else None,
-            warnings=tuple(one.warnings),
-            build=one.build,
-        )
-        for one in done
-    )
-    return wire.RegisterAnswer(recipe=recipe, shots=shots)
-
-
-def _recipe_out(view: RecipeView) -> wire.RecipeOut:
-    recipe, override = view.recipe, view.override
-    return wire.RecipeOut(
-        recipe=recipe.name,
-        object=recipe.object,
-        mode=recipe.mode,
-        region=recipe.region,
-        configured=view.configured,
-        stations=view.stations,
-        shots=view.shots,
-        bank=view.bank,
-        threshold=view.threshold,
-        threshold_stale=view.threshold_stale,
-        override=wire.OverrideOut(threshold=override.threshold, factor=override.factor) if override else None,
-    )
-
-
-def _bank_out(row: BankRow) -> wire.BankOut:
-    calibration = row.calibration
-    return wire.BankOut(
-        bank=row.bank,
-        built_at=row.built_at,
-        current=row.current,
-        shots=calibration.shots,
-        threshold=calibration.threshold,
-        provisional=calibration.provisional,
-    )
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -133,6 +133,8 @@ class Line:
             yield "aprilcam_frame_age_seconds", "Time since the newest frame came", *label, age_s
         if (threshold := program.threshold) is not None:
             yield "aprilcam_threshold", "Score above which a frame fails", *label, threshold
+        text = "1 while the threshold in force was set against another calibration than the one that judges"
+        yield "aprilcam_threshold_stale", text, *label, float(program.threshold_stale)
         if program.bank is not None:
             rows = sum(len(layer) for layer in program.bank.layers)
             yield "aprilcam_bank_patches", "Patch features in the bank", *label, rows

@@ -91,7 +91,7 @@ class RecipeStore:
 
     def recipes(self) -> list[str]:
         """Their names, those of the configuration file first."""
-        return list(dict.fromkeys([*self._configured, *self._made]))
+        return list(dict.fromkeys([*self._configured, *sorted(self._made)]))
 
     def is_configured(self, name: str) -> bool:
         """Whether the configuration file has it."""
@@ -180,10 +180,12 @@ class RecipeStore:
         except StoreError:
             self.show(name)
             raise
-        del self._hidden[name]
         self._overrides.pop(name, None)
         self._at("recipe_rows_deleted")
-        self._clear(name)
+        try:
+            self._clear(name)
+        finally:
+            del self._hidden[name]  # from here on another may have the name
 
     def select(self, station: str, recipe: str) -> None:
         """What the station starts with from now on. Its configured recipe is followed wherever the file goes."""

@@ -108,11 +108,11 @@ class Recipes:
                 mend = "Select another recipe for it first"
                 raise CommandError("refused", f"recipe {recipe!r}: station {', '.join(users)} inspects by it. {mend}")
             self._store.hide(recipe)
-            if self._running is not None and not self._running.builder.retire(recipe, RETIRE_S):
-                self._store.show(recipe)
-                raise CommandError("busy", f"recipe {recipe!r}: its running build did not end within {RETIRE_S:g} s. Try again")
-            with self._shots.storing:
-                self._store.remove(recipe)
+        if self._running is not None and not self._running.builder.retire(recipe, RETIRE_S):
+            self._store.show(recipe)
+            raise CommandError("busy", f"recipe {recipe!r}: its running build did not end within {RETIRE_S:g} s. Try again")
+        with self._shots.storing:
+            self._store.remove(recipe)
         log.info("recipe %s: deleted", recipe)
 
     def select(self, station: str, recipe: str) -> None:

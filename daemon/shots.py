@@ -127,6 +127,7 @@ class Shots:
     def keep(self, recipe: str, file: str, data: bytes) -> None:
         """Store the file of a shot whose row is still to come, on disk when this returns. StoreError when the disk refuses."""
         self._write(self.folder(recipe) / file, data)
+        self._at("picture_stored")
 
     def add(self, recipe: str, shot: str, data: bytes, width: int, height: int) -> bool:
         """Keep a picture file (`data`) as a shot, on disk when this returns. Whether it was none before.

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hashlib
 import http.client
 import socket
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from config.errors import ConfigError
 from config.schema import HttpConfig
-from connectors.requests import MAX_PICTURE_BYTES
+from connectors.requests import MAX_PICTURE_BYTES, MAX_RECIPE_BYTES
 from daemon.shots import pixel_hash
 from daemon.web.api import AT_ONCE, Api
 from daemon.web.app import HttpServer, create_app
@@ -143,6 +144,53 @@ def test_commands_that_wait_leave_room_for_health_and_more_of_them_are_told_busy
         for one in waiting:
             refused(one.result(), 409, "refused")
     assert server.http.post("/api/commands/shots", json={"recipe": "disc"}).status_code == 200
+
+
+def test_a_recipe_goes_out_and_comes_in_as_the_file_it_is(server: Server, plant: TestPlant) -> None:
+    server.http.post("/api/recipes/disc/shots", content=picture(1))
+    answer = server.http.get("/api/recipes/disc/export")
+    assert answer.headers["content-type"] == "application/zip"
+    assert answer.headers["content-disposition"] == 'attachment; filename="disc.aprilcam.zip"'
+    encoded = server.http.post("/api/commands/recipe_export", json={"recipe": "disc"}).json()
+    assert base64.b64decode(encoded["file"]) == answer.content
+    assert hashlib.sha256(answer.content).hexdigest() == encoded["sha256"]
+    made = server.http.post("/api/commands/recipe_import", content=answer.content, params={"recipe": "plate"})
+    assert made.json()["recipe"] == "plate"
+    assert made.json()["build"]
+    again = server.http.post("/api/commands/recipe_import", json={"recipe": "dish", "file": encoded["file"]})
+    assert again.json()["recipe"] == "dish"
+    for recipe in ("plate", "dish"):
+        assert server.http.get(f"/api/recipes/{recipe}/shots").json()["shots"][0]["shot"] == pixel_hash(draw_part(1))
+    refused(server.http.get("/api/recipes/cog/export"), 404, "unknown_recipe")
+    refused(server.http.post("/api/commands/recipe_import", content=answer.content), 409, "refused")
+    assert plant.counted("recipe_export", "ok") == 2
+    assert plant.counted("recipe_export", "unknown_recipe") == 1
+
+
+def test_an_export_needs_what_changing_needs_as_it_gives_pictures_away(server: Server) -> None:
+    refused(server.http.get("/api/recipes/disc/export", headers={"Host": "evil.example"}), 403, "forbidden")
+    assert server.http.get("/api/recipes", headers={"Host": "evil.example"}).status_code == 200
+
+
+def test_a_recipe_file_over_its_bound_is_refused_and_one_comes_at_a_time(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.putrequest("POST", "/api/commands/recipe_import")
+    connection.putheader("Content-Length", str(MAX_RECIPE_BYTES + 1))
+    connection.endheaders(b"x")
+    assert connection.getresponse().status == 413
+    connection.close()
+    slow = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    slow.putrequest("POST", "/api/commands/recipe_import")
+    slow.putheader("Content-Length", str(MAX_PICTURE_BYTES + 1))
+    slow.endheaders(b"x")
+    deadline_s = time.monotonic() + 10
+    while (answer := server.http.get("/api/recipes/disc/export")).status_code == 200:
+        assert time.monotonic() < deadline_s
+    assert "another recipe file is on its way" in refused(answer, 503, "busy")
+    slow.close()
+    while server.http.get("/api/recipes/disc/export").status_code != 200:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
 
 
 # who may command

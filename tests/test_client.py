@@ -56,6 +56,47 @@ def test_pictures_are_registered_listed_and_forgotten_on_the_state_folder(aprilc
     assert (gone.returncode, gone.stdout) == (0, f"forgotten: {pixel_hash(draw_part(1))[:16]}\n")
 
 
+def test_recipes_are_made_moved_and_selected_on_the_state_folder(aprilcam: Shell, tmp_path: Path) -> None:
+    config = ("--config", write(tmp_path))
+
+    def well(*words: object) -> str:
+        done = aprilcam(*words, *config)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return done.stdout
+
+    def refused(*words: object) -> str:
+        done = aprilcam(*words, *config)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done
+        return done.stderr
+
+    assert well("recipe", "create", "bolt", "--object", "bolt", "--mode", "few_shot", "--region", "0,8,128,64") == "made bolt\n"
+    assert "has no reference shots: nothing can judge" in refused("recipe", "select", "bolt", "--station", "press")
+    [part] = write_parts(tmp_path / "good", range(1, 2))
+    well("register", "--recipe", "bolt", part)
+    assert well("recipe", "select", "bolt", "--station", "press") == "press inspects by bolt\n"
+    assert well("recipe", "threshold", "bolt", "0.75") == "threshold 0.7500\n"
+    assert well("recipe", "threshold", "bolt", "--factor", "1.25") == "threshold not known before the first bank\n"
+    file = tmp_path / "bolt.zip"
+    assert well("recipe", "export", "bolt", file) == f"{file}: {file.stat().st_size} bytes\n"
+    assert well("recipe", "import", file, "--name", "nut") == "made nut\n"
+    assert well("recipe", "copy", "bolt", "pin") == "made pin\n"
+    table = well("recipe", "list").splitlines()
+    rows = {line.split()[0]: line for line in table if line.strip()}
+    assert list(rows)[2:] == ["disc", "bolt", "nut", "pin"]
+    assert "press" in rows["bolt"]
+    assert "press" not in rows["disc"]
+    assert rows["disc"].rstrip().endswith("configuration")
+    assert "1.25 x calibrated" in rows["nut"]
+    assert pixel_hash(draw_part(1))[:16] in well("shots", "--recipe", "pin")
+    assert "station press inspects by it" in refused("recipe", "delete", "bolt")
+    assert well("recipe", "delete", "pin") == "removed pin\n"
+    assert "is of the configuration file" in refused("recipe", "delete", "disc")
+    assert "no recipe is named 'pin'" in refused("shots", "--recipe", "pin")
+    assert "needs words" in refused("recipe", "create", "w", "--object", "w", "--mode", "both")
+    file.write_bytes(file.read_bytes()[:-1])
+    assert refused("recipe", "import", file, "--name", "x").startswith("aprilcam: the file: not a whole ZIP")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -17,13 +17,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from config.schema import RecipeConfig, StationConfig
+from config.schema import RecipeConfig, Region, StationConfig
 from connectors.contract import ResultOut, Topics
 from daemon.finisher import Finisher, uuid7
 from daemon.frame import Frame
 from daemon.inspector import Inspector
 from daemon.ledger import Ledger
 from daemon.station import Program, Station, Taught, Untaught
+from daemon.threshold import ThresholdOverride
 from model.bank import Bank
 from model.detector import Judgement, Reference
 from tests.broker import wait_for
@@ -132,6 +133,32 @@ def test_score_above_the_threshold_fails_and_equal_passes(floor: Callable[..., F
     assert high.mask is not None
     assert (high.mask.width, high.mask.height) == (30, 20)
     assert high.regions[0].area_px == 600
+
+
+def test_a_frame_is_judged_by_what_its_station_had_when_it_came(floor: Callable[..., Floor], taught: Taught) -> None:
+    line = floor(PixelJudge(), {"name": "a"}, taught=Untaught("nothing yet"))
+    [station] = line.stations
+    region = Region(x=0, y=0, width=16, height=16)
+    programs = [
+        station.program,
+        Program(RecipeConfig(name="low", object="thing"), taught, ThresholdOverride(threshold=0.1)),
+        Program(RecipeConfig(name="high", object="thing", region=region), taught, ThresholdOverride(factor=1.9)),
+        Program(RecipeConfig(name="far", object="thing", region=region.model_copy(update={"x": 500})), taught),
+    ]
+    for number, program in enumerate(programs):
+        station.program = program
+        line.offer(0, 200 + number)
+        line.finisher.unknown(station.enter(frame(100, "incomplete: half")), "incomplete", "half")
+    line.start()
+    wait_for(lambda: len(line.results) == 8, "every result")
+    judged = line.results[::2]
+    assert [result.recipe for result in judged] == ["r", "low", "high", "far"]
+    assert [result.reason for result in judged] == ["not_taught", None, None, "region_outside_frame"]
+    assert [result.threshold for result in judged] == [None, 0.1, pytest.approx(0.95), None]
+    assert [result.verdict for result in judged[1:3]] == ["fail", "pass"]
+    assert judged[1].mask is not None
+    assert (judged[1].mask.width, judged[1].mask.height) == (30, 20)
+    assert [result.recipe for result in line.results[1::2]] == ["r", "low", "high", "far"]
 
 
 def test_a_full_queue_gives_unknown_overload_where_every_frame_counts(floor: Callable[..., Floor]) -> None:
