@@ -312,7 +312,10 @@ class Builder:
         except StoppingError:
             return
         except Exception as error:  # whatever it is, the old bank goes on, and so does the builder
-            if isinstance(error, _GivenUp | AprilcamError | ModelError):
+            if isinstance(error, _GivenUp):
+                reason = str(error)
+                log.info("recipe %s: build given up: %s", build.recipe, reason)
+            elif isinstance(error, AprilcamError | ModelError):
                 reason = str(error)
                 log.error("recipe %s: build failed, the old bank goes on: %s", build.recipe, reason)  # noqa: TRY400
             else:

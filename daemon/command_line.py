@@ -194,7 +194,7 @@ RecipeName = Annotated[str, typer.Argument(metavar="RECIPE")]
 
 @recipes.command(name="list")
 def list_(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """List the recipes: what judges them, which stations inspect by them, and where they are from."""
+    """List the recipes: what judges them, which stations inspect by them, and whether the configuration file has them."""
     with connect(config) as runner:
         rows = runner.run("recipe_list", {})["recipes"]
     columns = ("recipe", "object", "stations", "shots", "bank", "threshold", "from")
@@ -213,7 +213,7 @@ def _recipe_row(row: dict[str, Any]) -> tuple[str, ...]:
         str(row["shots"]),
         row["bank"] or "",
         f"{shown} ({', '.join(notes)})".strip() if notes else shown,
-        "configuration" if row["configured"] else "made",
+        "file" if row["configured"] else "made",
     )
 
 

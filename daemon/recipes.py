@@ -189,7 +189,7 @@ class Recipes:
             if self._running is not None:
                 self._running.programs.override_changed(recipe)
             calibration, bank = self._judging(recipe)
-        log.info("recipe %s: threshold set: %s", recipe, override)
+        log.info("recipe %s: threshold set: %s", recipe, override or "none of its own")
         limits = limits_of(own, override, calibration)
         return InForce(limits.score if limits else None, override.stale(calibration, bank) if override is not None else False)
 

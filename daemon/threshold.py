@@ -35,6 +35,9 @@ class ThresholdOverride:
     calibrated: float | None = None
     bank: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.threshold:g}" if self.threshold is not None else f"{self.factor:g} times the calibrated one"
+
     def at(self, calibration: Calibration | None, bank: str | None) -> "ThresholdOverride":
         """The same, set against what judges now."""
         if self.threshold is None:

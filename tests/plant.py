@@ -42,6 +42,7 @@ class TestPlant:
 
     def __init__(self, folder: Path, detector: Detector, at: At = nowhere) -> None:
         self.state = folder / "state"
+        self.detector = detector
         self.metrics = Metrics("test")
         self.frames = NewestFrames()
         self.taught: dict[str, Taught | Untaught] = {}

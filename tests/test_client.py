@@ -85,7 +85,7 @@ def test_recipes_are_made_moved_and_selected_on_the_state_folder(aprilcam: Shell
     assert list(rows)[2:] == ["disc", "bolt", "nut", "pin"]
     assert "press" in rows["bolt"]
     assert "press" not in rows["disc"]
-    assert rows["disc"].rstrip().endswith("configuration")
+    assert rows["disc"].rstrip().endswith("file")
     assert "1.25 x calibrated" in rows["nut"]
     assert pixel_hash(draw_part(1))[:16] in well("shots", "--recipe", "pin")
     assert "station press inspects by it" in refused("recipe", "delete", "bolt")

@@ -1,7 +1,10 @@
 """daemon/recipes.py, recipe_store.py, programs.py: recipes made, selected, moved and deleted, and what a kill leaves."""
 
+import io
+import json
 import logging
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -161,6 +164,9 @@ def test_words_alone_are_made_ready_before_a_station_changes_to_them(tmp_path: P
     shots = [again.run("register", {"recipe": "bolt"}, picture(seed))["shots"][0] for seed in (1, 2)]
     built(again, shots[-1]["build"])
     assert again.station.program.threshold != program.threshold
+    judged = json.loads(zipfile.ZipFile(io.BytesIO(again.commands.export("bolt"))).read("manifest.json"))["judged"]
+    assert (judged["threshold"], judged["shots"], judged["bank"]) == (again.station.program.threshold, 2, None)
+    assert judged["model"] == json.loads(json.dumps(again.detector.fingerprint))
     again.close()
 
 
