@@ -61,7 +61,9 @@ class TestPlant:
         def heard(_station: str, recipe: str, kind: EventKind, detail: Detail) -> None:
             self.events.append((recipe, kind, detail))
 
-        programs = Programs(self.store, {"press": self.station}, lambda _: self.told.append(self.station.program), heard)
+        self.programs = programs = Programs(
+            self.store, {"press": self.station}, lambda _: self.told.append(self.station.program), heard
+        )
 
         def swap(recipe: str, taught: Taught | Untaught) -> None:
             self.taught[recipe] = taught

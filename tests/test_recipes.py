@@ -6,7 +6,7 @@ import logging
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +232,11 @@ def test_banks_of_recipes_that_no_station_has_leave_the_memory_and_still_hold_od
     [shot] = plant.run("register", {"recipe": "ring"}, odd)["shots"]
     assert shot["held"] is not None
     assert listed(plant)["ring"]["shots"] == 3
+    # It was loaded for that, and the next one that is taught takes its place.
+    assert plant.builder.judging("ring") is not None
+    plant.run("recipe_create", {"recipe": "bolt", "object": "bolt"})
+    teach(plant, "bolt", 1)
+    assert [recipe for recipe in ("disc", "ring", "bolt") if plant.builder.judging(recipe) is not None] == ["disc", "bolt"]
 
 
 # copying and deleting
@@ -309,10 +314,12 @@ def test_deleting_gives_up_the_build_that_runs(make: Callable[..., TestPlant]) -
     with ThreadPoolExecutor(1) as pool:
         deleting = pool.submit(plant.run, "recipe_delete", {"recipe": "bolt"})
         wait_for(lambda: "bolt" not in listed(plant), "the recipe to be hidden")
-        assert not deleting.done()
+        with pytest.raises(TimeoutError):
+            deleting.result(0.3)
         assert "named 'bolt' already" in refusal(plant, "recipe_create", {"recipe": "bolt", "object": "x"})[1]
         go.set()
         deleting.result(20)
+    wait_for(lambda: plant.builder.pending("bolt") is None, "the builder to rest")
     assert rows(plant, "bolt") == 0
     assert not (plant.state / "recipes" / "bolt").exists()
 
@@ -492,8 +499,28 @@ def test_an_absolute_threshold_stays_in_force_is_stale_under_another_bank_and_fr
     assert not plant.station.program.threshold_stale
     plant.close()
     again = make()
-    assert again.store.override("disc") == plant.store.override("disc")
     assert not listed(again)["disc"]["threshold_stale"]
+    again.builder.load_current(again.store.get("disc"))
+    assert (again.station.program.threshold, again.station.program.threshold_stale) == (0.8, False)
+
+
+def test_a_bank_that_comes_while_a_station_changes_to_its_recipe_is_the_one_it_gets(make: Callable[..., TestPlant]) -> None:
+    plant = make()
+    teach(plant, "ring", 1, 2)
+    old = plant.taught["ring"]
+    teach(plant, "ring", 3)
+    new = plant.taught["ring"]
+    with ThreadPoolExecutor(1) as pool:
+        swaps: list[Future[None]] = []
+
+        def judging(recipe: str) -> Taught | Untaught:
+            swaps.append(pool.submit(plant.programs.taught, recipe, new))
+            wait([swaps[0]], 0.3)  # it would be done by now if it could
+            return old
+
+        plant.programs.give("press", plant.store.get("ring"), judging)
+        swaps[0].result(5)
+    assert plant.station.program.taught is new
 
 
 def test_swaps_selects_and_thresholds_at_once_leave_the_station_what_judges_now(make: Callable[..., TestPlant]) -> None:
