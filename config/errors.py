@@ -10,6 +10,7 @@ AprilcamError
 ├── PictureError    give up on this picture, go on with the others
 ├── StoppingError   the daemon is stopping: ask again when it runs
 ├── ArchiveError    give up on this archived result (never kept, given up since, or damaged), take another
+├── TriggerError    the camera took no trigger, so no result follows: see the station's state, try again
 ├── MqttError       the broker is not usable now; the publisher tries again with back-off
 └── CameraError     the device is not usable now; the supervisor tries again with back-off
     └── CameraFinished  a folder that plays once has no more pictures; nothing to try again
@@ -88,6 +89,10 @@ class CameraError(AprilcamError):
 
 class CameraFinished(CameraError):
     """A folder that plays once has shown its last picture."""
+
+
+class TriggerError(AprilcamError):
+    """A trigger that was not taken; no result will follow."""
 
 
 class MqttError(AprilcamError):

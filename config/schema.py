@@ -111,7 +111,7 @@ class PylonCamera(CameraSection):
     user_name: str | None = None
     ip: str | None = None
     emulate: ConfigPath | None = None
-    trigger: Literal["free_run", "line1", "line2", "line3", "line4"] = "free_run"
+    trigger: Literal["free_run", "software", "line1", "line2", "line3", "line4"] = "free_run"
     rate_hz: float | None = Field(default=None, gt=0, le=10_000)
     pixel_format: str | None = None
     exposure_us: float | None = Field(default=None, gt=0, le=60_000_000)
@@ -178,6 +178,11 @@ class StationConfig(Section):
     recipe: str
     frames: Literal["every", "newest"] | None = None
     queue_frames: int = Field(default=8, ge=1, le=1_000)
+    deadline_ms: float | None = Field(default=None, ge=1, le=60_000)
+    frames_per_part: int = Field(default=1, ge=1, le=32)
+    frame_timeout_ms: float = Field(default=2_000.0, ge=10, le=30_000)
+    part_before_ms: float = Field(default=1_000.0, ge=0, le=30_000)
+    part_after_ms: float = Field(default=0.0, ge=0, le=10_000)
 
 
 class Config(Section):
@@ -205,6 +210,11 @@ class Config(Section):
     def recipe(self, name: str) -> RecipeConfig:
         """The recipe of that name (KeyError if none; a loaded configuration has it)."""
         return {recipe.name: recipe for recipe in self.recipes}[name]
+
+    def software_triggered(self, station: StationConfig) -> bool:
+        """Whether a command triggers its camera."""
+        camera = self.camera(station.camera)
+        return isinstance(camera, PylonCamera) and camera.trigger == "software"
 
     def takes_every_frame(self, station: StationConfig) -> bool:
         """Whether each frame gets a result: as configured, else yes for triggered cameras and no for free-running ones."""
@@ -307,6 +317,12 @@ def _cross_check(config: Config) -> Iterator[Problem]:
             reason = f"camera {station.camera!r} already serves station {users[station.camera]!r}"
             yield Problem(f"stations.{index}.camera", reason, "Give each station a camera of its own")
         users.setdefault(station.camera, station.name)
+        if station.camera in cameras and not config.takes_every_frame(station):
+            mend = 'Set frames = "every", or leave it out'
+            if station.frames_per_part > 1:
+                yield Problem(f"stations.{index}.frames_per_part", "this station takes only the newest frames", mend)
+            if config.software_triggered(station):
+                yield Problem(f"stations.{index}.frames", "a triggered frame may not be skipped", mend)
         if station.recipe not in recipes:
             reason = f"no recipe is named {station.recipe!r}"
             yield Problem(f"stations.{index}.recipe", reason, f"Known: {', '.join(sorted(recipes))}")

@@ -23,10 +23,12 @@ Reason = Literal[
     "model_failed",
     "finish_failed",
     "stopped",
+    "deadline",
+    "no_frame",
 ]
 """Why a verdict is unknown: the camera's buffer was incomplete or the picture could not be read; no room in time; nothing can
 judge yet (no bank, and no words); the frame does not hold the recipe's region; the model or the finisher raised; the daemon
-stopped first."""
+stopped first; no judgement by the station's deadline; a trigger's frame did not come."""
 Mode = Literal["zero_shot", "few_shot", "both"]
 StationState = Literal["Preoperational", "Initialized", "Ready", "ContinuousExecution", "SingleExecution", "Halted", "Error"]
 """OPC 40100-1's states. ContinuousExecution: camera and bank are there, a verdict follows each part. Halted: a folder that
@@ -82,6 +84,16 @@ class FrameOut(Payload):
     trigger: str
 
 
+class PartFrameOut(Payload):
+    """One of several frames of a part. `decides`: the part's verdict, score, regions and mask are this frame's."""
+
+    frame: FrameOut
+    verdict: Verdict
+    reason: Reason | None
+    score: float | None
+    decides: bool
+
+
 class ProcessingTimes(Payload):
     """Seconds from stage to stage (OPC 40100-1 `processingTimes`)."""
 
@@ -97,7 +109,10 @@ class ProcessingTimes(Payload):
 
 
 class ResultOut(Payload):
-    """The record of one inspected frame. It fails when `score` is above `threshold`; `unknown` counts as a fail."""
+    """The record of one inspected part. It fails when `score` is above `threshold`; `unknown` counts as a fail.
+
+    `part_id`, `job_id`: as a command named them. `frames`: where a part has several, all of them; the worst decides.
+    """
 
     schema_: Literal["aprilcam.result/1"] = Field(default="aprilcam.result/1", alias="schema")
     result_id: str
@@ -118,6 +133,7 @@ class ResultOut(Payload):
     created_at: Moment
     processing_times: ProcessingTimes
     is_simulated: bool
+    frames: tuple[PartFrameOut, ...] = ()
 
 
 class StateOut(Payload):

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 SCORES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 STAGES = ("acquire", "queue", "inference", "finish", "total")
-OUTCOMES = ("judged", "skipped", "refused", "faulty")
+OUTCOMES = ("judged", "skipped", "refused", "faulty", "untriggered")
 
 GaugeRow = tuple[str, str, tuple[str, ...], tuple[str, ...], float]
 """(name, help, label names, label values, value) of a gauge that is read when scraped."""
@@ -55,6 +55,7 @@ class Metrics:
         self.latency = histogram("aprilcam_latency_seconds", text, SECONDS, "station", "stage")
         self.publish = histogram("aprilcam_publish_seconds", "Committed to acknowledged by the broker", SECONDS)
         self.batch = histogram("aprilcam_batch_size", "Frames judged at once", (1, 2, 4, 8, 16, 32, 64, 128, 256))
+        self.late = counter("aprilcam_late_judgements", "Frames judged after their station's deadline", "station")
         self.camera_restarts = counter("aprilcam_camera_restarts", "Camera processes started again", "station")
         self.finish_errors = counter("aprilcam_finish_errors", "Frames whose map could not be turned into a result")
         self.messages_refused = counter("aprilcam_messages_refused", "Messages the broker will never take, given up")
@@ -78,6 +79,7 @@ class Metrics:
             self.latency.labels(station, stage)
         self.score.labels(station, recipe)
         self.camera_restarts.labels(station)
+        self.late.labels(station)
 
     def add_recipe(self, recipe: str) -> None:
         """The same for a recipe's builds."""
@@ -87,6 +89,10 @@ class Metrics:
     def scrape_with(self, read: Callable[[], Iterable[GaugeRow]]) -> None:
         """Register the gauges that are read at each scrape."""
         self.registry.register(_Scraped(read))
+
+    def frame(self, station: str, outcome: str, frames: int) -> None:
+        """So many frames of a station came to that end, one of OUTCOMES."""
+        self.frames.labels(station, outcome).inc(frames)
 
     def command(self, name: str, outcome: str) -> None:
         """A command came to its end: `ok`, `duplicate` or an error's code."""

@@ -165,6 +165,23 @@ class ThresholdSet(RecipeRequest):
         return self
 
 
+class Trigger(Request):
+    """Take a part now: one software trigger (or as many as the part has frames), one result, which carries the identity."""
+
+    station: Name
+    part_id: Label | None = None
+    job_id: Label | None = None
+
+
+class Part(Request):
+    """Name a part that a sensor or nobody triggers: the oldest that came within `part_after_ms` before this, else the next
+    within `part_before_ms`."""
+
+    station: Name
+    part_id: Label
+    job_id: Label | None = None
+
+
 class Mark(Request):
     """Say what an archived part really was."""
 
@@ -315,6 +332,19 @@ class ThresholdAnswer(Payload):
     stale: bool = False
 
 
+class TriggerAnswer(Payload):
+    """The camera took the trigger; exactly one result follows."""
+
+    station: str
+
+
+class PartAnswer(Payload):
+    """`came`: the part had come already; else the name waits for the next one."""
+
+    station: str
+    came: bool
+
+
 class MarkAnswer(Payload):
     """The mark is kept."""
 
@@ -355,6 +385,8 @@ REQUESTS: dict[str, type[Request]] = {
     "recipe_export": RecipeExport,
     "recipe_import": RecipeImport,
     "threshold_set": ThresholdSet,
+    "trigger": Trigger,
+    "part": Part,
     "mark": Mark,
     "promote": Promote,
 }
@@ -373,6 +405,8 @@ ANSWERS: dict[str, type[Payload]] = {
     "recipe_export": ExportAnswer,
     "recipe_import": RecipeAnswer,
     "threshold_set": ThresholdAnswer,
+    "trigger": TriggerAnswer,
+    "part": PartAnswer,
     "mark": MarkAnswer,
     "promote": RegisterAnswer,
 }

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.part import Identity
 from daemon.recipes import Recipes
 from daemon.teacher import Teacher
 
@@ -49,6 +50,16 @@ class Archive(Protocol):
         """False when the result is not archived."""
 
 
+class Lines(Protocol):
+    """The stations' parts, as they come."""
+
+    def trigger(self, station: str, identity: Identity) -> None:
+        """Take a part's frames now; its result follows. Raises TriggerError when the camera does not take the trigger."""
+
+    def identify(self, station: str, identity: Identity) -> bool:
+        """Name a part: True for one that had come already, False for the next."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """What does the work. Commands of a part that is None are refused."""
@@ -56,3 +67,4 @@ class Parts:
     teacher: Teacher
     recipes: Recipes
     archive: Archive | None = None
+    lines: Lines | None = None

@@ -24,6 +24,7 @@ from connectors import requests as wire
 from connectors.contract import Payload
 from daemon.answers import bank_out, recipe_out, registered
 from daemon.command_parts import Frames, Parts, Plant
+from daemon.part import Identity
 from daemon.teacher import Registered, Teacher
 from model.errors import ModelError
 
@@ -173,15 +174,19 @@ class Commands:
 
     # What each command asks of the parts.
 
+    def _station(self, name: str) -> str:
+        if name not in (known := self._plant.stations()):
+            raise CommandError("unknown_station", f"no station is named {name!r}. Known: {_listed(known)}")
+        return name
+
     def _recipe(self, name: str | None, station: str | None = None) -> str:
         """The recipe that is meant."""
-        stations = self._plant.stations()
-        if station is not None and station not in stations:
-            raise CommandError("unknown_station", f"no station is named {station!r}. Known: {_listed(stations)}")
+        if station is not None:
+            self._station(station)
         if name is None:
             if station is None:
                 raise CommandError("malformed", "no recipe, expected `recipe`, or `station` for the one it has")
-            return stations[station]
+            return self._plant.stations()[station]
         if name not in (known := self._plant.recipes()):
             raise CommandError("unknown_recipe", f"no recipe is named {name!r}. Known: {_listed(known)}")
         return name
@@ -290,6 +295,15 @@ class Commands:
         recipe = self._recipe(request.recipe, request.station)
         now = parts.recipes.set_threshold(recipe, threshold=request.threshold, factor=request.factor)
         return wire.ThresholdAnswer(recipe=recipe, threshold=now.threshold, stale=now.stale)
+
+    def _trigger(self, parts: Parts, request: wire.Trigger, _: bytes | None) -> wire.TriggerAnswer:
+        lines = _wired(parts.lines)
+        lines.trigger(self._station(request.station), Identity(request.part_id, request.job_id))
+        return wire.TriggerAnswer(station=request.station)
+
+    def _part(self, parts: Parts, request: wire.Part, _: bytes | None) -> wire.PartAnswer:
+        came = _wired(parts.lines).identify(self._station(request.station), Identity(request.part_id, request.job_id))
+        return wire.PartAnswer(station=request.station, came=came)
 
     def _mark(self, parts: Parts, request: wire.Mark, _: bytes | None) -> wire.MarkAnswer:
         if not _wired(parts.archive).mark(request.result_id, request.verdict):

@@ -1,7 +1,7 @@
 """From an anomaly map to a result: score, verdict, regions, mask, messages.
 
-The record is completed by the ledger's thread, which alone knows the sequence; everything slow is done before, here, in a
-small pool.
+Everything slow is done here, in a small pool; the ledger's thread, which alone knows the sequence, adds that and the part's
+identity.
 """
 
 import hashlib
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from connectors.contract import FrameOut, MaskOut, ProcessingTimes, Reason, RegionOut, ResultOut, Topics, Verdict
 from daemon.archive import Archive
-from daemon.ledger import Entry, Message, Record
+from daemon.ledger import Message
+from daemon.part import Outcome
 from daemon.station import Taught, Ticket
 from model.regions import Region, encode_mask_png, find_regions
 
@@ -34,15 +35,22 @@ def uuid7(time_ns: int) -> str:
 
 
 class Finisher:
-    """Turns maps and refusals into ledger entries and ends their tickets."""
+    """Turns maps and refusals into outcomes and ends their tickets."""
 
     def __init__(
-        self, topics: Topics, threads: int = 2, on_error: Callable[[], None] = lambda: None, archive: Archive | None = None
+        self,
+        topics: Topics,
+        threads: int = 2,
+        on_error: Callable[[], None] = lambda: None,
+        archive: Archive | None = None,
+        on_late: Callable[[Ticket, Outcome], None] = lambda *_: None,
     ) -> None:
+        """on_late: told of a judgement that came after its ticket had ended at the deadline."""
         self._topics = topics
         self._archive = archive
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="finisher")
         self._on_error = on_error
+        self._on_late = on_late
 
     def close(self) -> None:
         """Finish what was handed over."""
@@ -55,43 +63,47 @@ class Finisher:
     def unknown(self, ticket: Ticket, reason: Reason, detail: str | None, inference_s: float = 0.0) -> None:
         """End a ticket whose frame cannot be judged."""
         taken_s = ticket.taken_s or time.monotonic()
-        self._end(ticket, self._entry(ticket, "unknown", taken_s, inference_s, reason=reason, detail=detail))
+        self._end(ticket, self._outcome(ticket, "unknown", taken_s, inference_s, reason=reason, detail=detail))
 
-    def _end(self, ticket: Ticket, ended: tuple[Entry, str]) -> None:
-        entry, result_id = ended
-        if not ticket.station.finish(ticket, entry) and self._archive is not None:
-            self._archive.release(result_id)
+    def _end(self, ticket: Ticket, outcome: Outcome) -> None:
+        if ticket.station.finish(ticket, outcome):
+            return
+        if self._archive is not None:
+            self._archive.release(outcome.result.result_id)
+        first = ticket.outcome
+        if first is not None and first.result.reason == "deadline" and outcome.result.verdict != "unknown":
+            self._on_late(ticket, outcome)
 
     def _finish(self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], score: float, inference_s: float) -> None:
         try:
-            ended = self._judge(ticket, taught, anomaly_map, score, inference_s)
+            outcome = self._judge(ticket, taught, anomaly_map, score, inference_s)
         except Exception as error:
             log.exception("station %s: a frame could not be finished", ticket.station.name)
             self._on_error()
             self.unknown(ticket, "finish_failed", f"{type(error).__name__}: {error}", inference_s)
         else:
-            self._end(ticket, ended)
+            self._end(ticket, outcome)
 
     def _judge(
         self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], score: float, inference_s: float
-    ) -> tuple[Entry, str]:
+    ) -> Outcome:
         limits = ticket.program.limits
         if limits is None:
             raise ValueError(f"recipe {ticket.program.recipe.name!r} has no threshold")
         threshold = limits.score
         if score <= threshold:
-            return self._entry(
+            return self._outcome(
                 ticket, "pass", ticket.taken_s, inference_s, taught=taught, score=score, threshold=threshold,
                 anomaly_map=anomaly_map,
             )  # fmt: skip
         height, width = frame_size(ticket)
         mask, regions = find_regions(anomaly_map, width, height, limits.pixel)
-        return self._entry(
+        return self._outcome(
             ticket, "fail", ticket.taken_s, inference_s, taught=taught, score=score, threshold=threshold,
             regions=regions, mask=(encode_mask_png(mask), width, height), anomaly_map=anomaly_map,
         )  # fmt: skip
 
-    def _entry(
+    def _outcome(
         self,
         ticket: Ticket,
         verdict: Verdict,
@@ -106,62 +118,55 @@ class Finisher:
         regions: tuple[Region, ...] = (),
         mask: tuple[bytes, int, int] | None = None,
         anomaly_map: NDArray[np.float32] | None = None,
-    ) -> tuple[Entry, str]:
-        """The entry and its result_id, for which the archive holds a copy of the pixels if they are to be kept."""
+    ) -> Outcome:
+        """The archive holds a copy of the pixels for its result_id if they are to be kept.
+
+        It holds no pixels itself: what waits for the ledger is not to hold a slot of the camera's ring.
+        """
         frame, station, program = ticket.frame, ticket.station, ticket.program
         created_at = datetime.now(UTC)
         result_id = uuid7(int(created_at.timestamp() * 1e9))
-        messages: list[Message] = []
+        messages: tuple[Message, ...] = ()
         mask_out = None
         if mask is not None:
             png, width, height = mask
             topic = self._topics.mask(station.name, result_id)
-            messages.append(Message(topic, png))
+            messages = (Message(topic, png),)
             mask_out = MaskOut(topic=topic, sha256=hashlib.sha256(png).hexdigest(), width=width, height=height)
         queue_s = max(0.0, taken_s - frame.arrived_s - frame.acquire_s)
         finish_s = max(0.0, time.monotonic() - taken_s - inference_s)
-
-        # Made now: what waits for the ledger is not to hold the pixels, and with them a slot of the camera's ring.
-        frame_out = FrameOut(
-            camera=frame.camera,
-            number=frame.number,
-            timestamp_ns=frame.timestamp_ns,
-            clock=frame.clock,
-            trigger=frame.trigger,
+        result = ResultOut(
+            result_id=result_id,
+            sequence=1,  # the ledger's thread alone knows it
+            station=station.name,
+            recipe=program.recipe.name,
+            bank=taught.bank.name if taught and taught.bank else None,
+            verdict=verdict,
+            reason=reason,
+            detail=detail,
+            score=score,
+            threshold=threshold,
+            regions=tuple(RegionOut(**vars(region)) for region in regions),
+            mask=mask_out,
+            frame=FrameOut(
+                camera=frame.camera,
+                number=frame.number,
+                timestamp_ns=frame.timestamp_ns,
+                clock=frame.clock,
+                trigger=frame.trigger,
+            ),
+            created_at=created_at,
+            processing_times=ProcessingTimes(
+                acquire_s=round(frame.acquire_s, 6),
+                queue_s=round(queue_s, 6),
+                inference_s=round(inference_s, 6),
+                finish_s=round(finish_s, 6),
+            ),
+            is_simulated=frame.is_simulated,
         )
-        is_simulated, acquire_s, recipe = frame.is_simulated, frame.acquire_s, program.recipe.name
-        bank = taught.bank.name if taught and taught.bank else None
-
-        def complete(sequence: int) -> Record:
-            result = ResultOut(
-                result_id=result_id,
-                sequence=sequence,
-                station=station.name,
-                recipe=recipe,
-                bank=bank,
-                verdict=verdict,
-                reason=reason,
-                detail=detail,
-                score=score,
-                threshold=threshold,
-                regions=tuple(RegionOut(**vars(region)) for region in regions),
-                mask=mask_out,
-                frame=frame_out,
-                created_at=created_at,
-                processing_times=ProcessingTimes(
-                    acquire_s=round(acquire_s, 6),
-                    queue_s=round(queue_s, 6),
-                    inference_s=round(inference_s, 6),
-                    finish_s=round(finish_s, 6),
-                ),
-                is_simulated=is_simulated,
-            )
-            document = result.encode()
-            return Record(result, document, (*messages, Message(self._topics.result(station.name), document)))
-
         if self._archive is not None:
             self._archive.hold(result_id, verdict, frame.pixels, anomaly_map, program.region)
-        return Entry(station.name, complete), result_id
+        return Outcome(result, messages, self._topics.result(station.name))
 
 
 def frame_size(ticket: Ticket) -> tuple[int, int]:

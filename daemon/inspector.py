@@ -168,7 +168,7 @@ class Inspector:
                 self._inspect(judge, batch)
             except DeviceBrokenError as error:
                 for ticket in batch:
-                    if ticket.entry is None:
+                    if not ticket.ended:
                         self._finisher.unknown(ticket, "model_failed", str(error))
                 raise
         if self._background and (self._overdue_s() <= 0 or (not self._frames_wait() and self._rest_s() == 0)):

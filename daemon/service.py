@@ -16,9 +16,10 @@ import numpy as np
 
 from config.errors import AprilcamError
 from config.schema import Config, RecipeConfig
-from connectors.contract import Reason, ResultOut, Topics
+from connectors.contract import ResultOut, Topics
 from connectors.metrics import GaugeRow, Metrics
 from connectors.systemd import Notifier
+from daemon.alarms import Alarms
 from daemon.announcer import Announcer
 from daemon.archive import REASONS, Archive
 from daemon.banks import Banks
@@ -31,16 +32,19 @@ from daemon.finisher import Finisher
 from daemon.frame import Frame
 from daemon.frames import NewestFrames
 from daemon.inspector import Inspector
+from daemon.intake import Intake, Intakes
+from daemon.late import LateJudgements
 from daemon.ledger import Ledger, outbox_depth
 from daemon.line import Line, StationView
 from daemon.marks import Marks
 from daemon.mqtt_commands import MqttCommands
+from daemon.part import Outcome
 from daemon.presets import load_preset
 from daemon.programs import Programs
 from daemon.recipe_store import RecipeStore
 from daemon.recipes import Recipes, Running
 from daemon.shots import Shots
-from daemon.station import Program, Station, Taught, Untaught
+from daemon.station import Program, Station, Taught, Ticket, Untaught
 from daemon.supervisor import CameraStatus, CameraSupervisor
 from daemon.teacher import Teacher
 from daemon.web.api import Api
@@ -94,6 +98,7 @@ class Service:
         self._signalled_s: float | None = None
         self._stations: dict[str, Station] = {}
         self._lines: dict[str, Line] = {}
+        self._intakes: dict[str, Intake] = {}
         self._inspector: Inspector | None = None
         self._running = ExitStack()
         self.http_url = ""
@@ -148,7 +153,12 @@ class Service:
         self.archive = Archive(store, self.ledger, config.archive, lambda reason: dropped.labels(reason).inc())
         self.marks = Marks(self.ledger, self.archive)
         stack.callback(self.archive.close)
-        self._finisher = Finisher(self._announcer.topics, on_error=self.metrics.finish_errors.inc, archive=self.archive)
+        self._late = LateJudgements(self.ledger)
+        self._finisher = Finisher(
+            self._announcer.topics, on_error=self.metrics.finish_errors.inc, archive=self.archive, on_late=self._judged_late
+        )
+        self._alarms = Alarms()
+        stack.callback(self._alarms.stop)
         self._inspector = inspector = Inspector(
             self._finisher,
             max_batch=config.inference.max_batch,
@@ -165,7 +175,7 @@ class Service:
         self._make_stations()
         for recipe in self._store.recipes():
             self._start_recipe(self._store.get(recipe), detector)
-        self._make_lines()
+        self._make_lines(inspector)
         self.metrics.scrape_with(self._gauges)
         inspector.start(detector, [line.station for line in self._lines.values()])
         for line in self._lines.values():
@@ -173,7 +183,7 @@ class Service:
         self._builder.start()
         stack.callback(self._stop_cameras)
         drops = DropFolders({recipe.name: recipe.drop for recipe in config.recipes if recipe.drop}, self.commands)
-        self.commands.open(Parts(self.teacher, self._recipes, Evidence(self.archive, self.marks)))
+        self.commands.open(Parts(self.teacher, self._recipes, Evidence(self.archive, self.marks), Intakes(self._intakes)))
         stack.callback(self.commands.close)
         stack.callback(self.frames.close)
         drops.start()
@@ -214,20 +224,37 @@ class Service:
         recipes = self._store.stations()
         for own in self.config.stations:
             program = Program(self._store.get(recipes[own.name]))
-            station = Station(own, program, self.config.takes_every_frame(own), self.ledger.submit)
+            config = self.config
+            station = Station(
+                own,
+                program,
+                config.takes_every_frame(own),
+                self.ledger.submit,
+                config.software_triggered(own),
+                self.archive.release,
+            )
             self._stations[own.name] = station
             self.metrics.add_station(own.name, program.recipe.name)
 
-    def _make_lines(self) -> None:
+    def _make_lines(self, inspector: Inspector) -> None:
         for name, station in self._stations.items():
             camera = self.config.camera(station.config.camera)
             # One for the frame that commands may ask for, beside those that are on their way.
             slots = station.config.queue_frames + 2 * self.config.inference.max_batch + 3
             supervisor = CameraSupervisor(
                 camera,
-                on_frame=partial(self._arrived, station, slots),
+                on_frame=partial(self._arrived, name, slots),
                 on_change=partial(self._camera_changed, name),
                 slots=slots,
+            )
+            self._intakes[name] = Intake(
+                station,
+                self._finisher,
+                self._alarms,
+                count=partial(self.metrics.frame, name),
+                notify=inspector.notify,
+                fire=supervisor.trigger,
+                replace_camera=supervisor.replace,
             )
             self._lines[name] = Line(station, supervisor)
             self._announcer.state(name, quietly=True)
@@ -296,6 +323,8 @@ class Service:
             stopper.start()
         for stopper in stoppers:
             stopper.join()
+        for intake in self._intakes.values():
+            intake.stop()
 
     def _count_outbox(self) -> None:
         self.outbox_left = self.ledger.call(lambda connection: outbox_depth(connection)[0]).result()
@@ -311,29 +340,14 @@ class Service:
 
     # Frames in, results out.
 
-    def _arrived(self, station: Station, ring_slots: int, frame: Frame) -> None:
+    def _arrived(self, name: str, ring_slots: int, frame: Frame) -> None:
         """On the camera supervisor's thread."""
-        self.frames.see(station.name, frame, ring_slots)
-        frames = self.metrics.frames
-        if frame.fault is not None or frame.pixels is None:
-            detail = frame.fault or "unreadable: no pixels"
-            reason = _reason_of(detail)
-            if reason == "overload" and not station.takes_every_frame:
-                # The ring is smaller than the queue (large frames): an older frame makes room for the ones to come.
-                frames.labels(station.name, "skipped").inc(1 + station.displace())
-                return
-            frames.labels(station.name, "faulty").inc()
-            self._finisher.unknown(station.enter(frame), reason, detail)
-            return
-        offer = station.offer(frame)
-        if offer.refused is not None:
-            frames.labels(station.name, "refused").inc()
-            self._finisher.unknown(offer.ticket, offer.refused, f"{station.config.queue_frames} frames were waiting already")
-            return
-        if offer.displaced is not None:
-            frames.labels(station.name, "skipped").inc()
-        if self._inspector is not None:
-            self._inspector.notify()
+        self.frames.see(name, frame, ring_slots)
+        self._intakes[name].arrived(frame)
+
+    def _judged_late(self, ticket: Ticket, outcome: Outcome) -> None:
+        self.metrics.late.labels(ticket.station.name).inc()
+        self._late.add(ticket, outcome)
 
     def _committed(self, results: list[ResultOut]) -> None:
         """On the ledger's thread."""
@@ -428,10 +442,3 @@ class Service:
         yield "aprilcam_ledger_failing", "1 while the ledger's disk takes no commit", (), (), float(self.ledger.failing)
         yield "aprilcam_outbox_depth", "Messages the broker has not acknowledged", (), (), depth
         yield "aprilcam_outbox_oldest_age_seconds", "Age of the oldest of them", (), (), age_s
-
-
-def _reason_of(fault: str) -> Reason:
-    kind = fault.split(":", 1)[0]
-    if kind == "overload":
-        return "overload"
-    return "incomplete" if kind == "incomplete" else "unreadable"

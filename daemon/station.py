@@ -1,19 +1,21 @@
 """Stations: where frames wait, and where their results are put back into the order in which the frames came.
 
-Every frame that enters gets a ticket. A ticket ends as a result or, at stations that take only the newest frame, as a
-skip. Tickets end in any order (a fault at once, a judgement after the model); results leave in frame order.
+Every frame that enters gets a ticket, and every ticket belongs to a part. A ticket ends with an outcome or, at stations that
+take only the newest frame, as a skip. Tickets end in any order (a fault at once, a judgement after the model, a deadline
+before it); a part whose tickets have all ended is one result, and results leave in the order in which the parts came.
 """
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from config.schema import RecipeConfig, Region, StationConfig
 from connectors.contract import Reason
 from daemon.frame import Frame
 from daemon.ledger import Entry
+from daemon.part import Identity, Outcome, entry_of, worst
 from daemon.threshold import Limits, ThresholdOverride, limits_of
 from model.bank import Bank
 from model.calibration import Calibration
@@ -90,21 +92,59 @@ class Program:
 
 @dataclass(eq=False)
 class Ticket:
-    """One frame's way through the daemon. Owned by whichever stage holds it; `entry` is set once."""
+    """One frame's way through the daemon. Owned by whichever stage holds it; `outcome` is set once."""
 
     station: "Station"
     frame: Frame
     program: Program
     """What the station inspected by when the frame came."""
-    entry: Entry | None = None
+    part: "Part"
+    outcome: Outcome | None = None
     skipped: bool = False
     taken_s: float = 0.0
     """Monotonic: when the inspector took it."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has an outcome, or was skipped."""
+        return self.outcome is not None or self.skipped
+
+
+@dataclass(eq=False)
+class Part:
+    """The frames that get one result together. Changed by its station alone, under the station's lock.
+
+    frames: so many it has. came_s: when its trigger or first frame came, monotonic. Without an identity by then, its result
+    waits for one until `names_until_s`.
+    """
+
+    frames: int
+    came_s: float
+    names_until_s: float
+    identity: Identity | None = None
+    tickets: list[Ticket] = field(default_factory=list)
+    cancelled: bool = False
+
+    @property
+    def waits_for_frames(self) -> bool:
+        """Whether more are to come."""
+        return len(self.tickets) < self.frames and not self.cancelled
+
+    def done(self, now_s: float) -> bool:
+        """Whether nothing is waited for."""
+        if self.waits_for_frames or not all(ticket.ended for ticket in self.tickets):
+            return False
+        return self.identity is not None or now_s >= self.names_until_s or self.skipped
+
+    @property
+    def skipped(self) -> bool:
+        """Whether it gets no result."""
+        return self.cancelled or any(ticket.skipped for ticket in self.tickets)
+
 
 @dataclass(frozen=True)
 class Offer:
-    """What became of a frame that was offered: the ticket, whose turn it is now; the ticket it displaced; a refusal."""
+    """What became of a frame that was offered: its ticket, the ticket it displaced, a refusal."""
 
     ticket: Ticket
     displaced: Ticket | None = None
@@ -113,14 +153,22 @@ class Offer:
 
 @dataclass
 class Station:
-    """One station's bounded queue and its order. All methods may be called from any thread."""
+    """One station's bounded queue and its order. All methods may be called from any thread.
+
+    triggered: frames come only when a command asks for them. submit: takes the results, in order. release: told of the
+    result_id of each frame that did not decide its part.
+    """
 
     config: StationConfig
     program: Program
     takes_every_frame: bool
     submit: Callable[[Sequence[Entry]], None]
+    triggered: bool = False
+    release: Callable[[str], None] = lambda _: None
     _queue: deque[Ticket] = field(default_factory=deque)
-    _order: deque[Ticket] = field(default_factory=deque)
+    _order: deque[Part] = field(default_factory=deque)
+    _open: deque[Part] = field(default_factory=deque)
+    _named: deque[tuple[float, Identity]] = field(default_factory=deque)
     _ended_s: float = 0.0
     _came_s: float = 0.0
     _gaps: deque[float] = field(default_factory=lambda: deque(maxlen=8))
@@ -131,15 +179,19 @@ class Station:
         """The station's name."""
         return self.config.name
 
-    def offer(self, frame: Frame) -> Offer:
-        """Queue a frame that can be judged. A full queue refuses it where every frame counts, else gives up its oldest."""
+    def offer(self, frame: Frame) -> Offer | None:
+        """Queue a frame that can be judged. A full queue refuses it where every frame counts, else gives up its oldest.
+
+        None for a frame that no trigger asked for.
+        """
         with self._lock:
-            ticket = Ticket(self, frame, self.program)
+            ticket = self._ticket(frame)
+            if ticket is None:
+                return None
             now_s = time.monotonic()
             if self._came_s:
                 self._gaps.append(now_s - self._came_s)
             self._came_s = now_s
-            self._order.append(ticket)
             displaced = None
             if len(self._queue) >= self.config.queue_frames:
                 if self.takes_every_frame:
@@ -150,12 +202,93 @@ class Station:
             self._end(displaced, None)
         return Offer(ticket, displaced)
 
-    def enter(self, frame: Frame) -> Ticket:
-        """A ticket for a frame that cannot be judged: it takes its place in the order, not in the queue."""
+    def enter(self, frame: Frame) -> Ticket | None:
+        """A ticket for a frame that cannot be judged: it takes its place in the order, not in the queue.
+
+        None for a frame that no trigger asked for.
+        """
         with self._lock:
-            ticket = Ticket(self, frame, self.program)
-            self._order.append(ticket)
+            return self._ticket(frame)
+
+    def _ticket(self, frame: Frame) -> Ticket | None:
+        while self._open and not self._open[0].waits_for_frames:
+            self._open.popleft()
+        if not self._open:
+            if self.triggered:
+                return None
+            self._new_part(frame.arrived_s, self._name_before(frame.arrived_s))
+        part = self._open[0]
+        ticket = Ticket(self, frame, self.program, part)
+        part.tickets.append(ticket)
         return ticket
+
+    def _new_part(self, came_s: float, identity: Identity | None) -> Part:
+        part = Part(self.config.frames_per_part, came_s, came_s + self.config.part_after_ms / 1e3, identity)
+        self._order.append(part)
+        self._open.append(part)
+        return part
+
+    def _name_before(self, came_s: float) -> Identity | None:
+        """The oldest identity that came for this part; those that nobody claimed in time are forgotten."""
+        while self._named:
+            named_s, identity = self._named.popleft()
+            if came_s - named_s <= self.config.part_before_ms / 1e3:
+                return identity
+        return None
+
+    def expect(self, identity: Identity) -> Part:
+        """A trigger is about to be fired: the next frames are this part's."""
+        with self._lock:
+            return self._new_part(time.monotonic(), identity)
+
+    def cancel(self, part: Part) -> bool:
+        """The trigger was not taken: there will be no result. False when a frame came all the same."""
+        with self._lock:
+            if part.tickets:
+                return False
+            part.cancelled = True
+            self._submit_ready()
+            return True
+
+    def identify(self, identity: Identity) -> bool:
+        """Name the oldest part without a name that came just before, else the next one to come; True for the former."""
+        with self._lock:
+            now_s = time.monotonic()
+            for part in self._order:
+                if part.identity is None and now_s <= part.names_until_s and not part.skipped:
+                    part.identity = identity
+                    self._submit_ready()
+                    return True
+            self._named.append((now_s, identity))
+            while len(self._named) > self.config.queue_frames:
+                self._named.popleft()
+            return False
+
+    def parts(self) -> list[Part]:
+        """Those without a result so far, in their order."""
+        with self._lock:
+            return list(self._order)
+
+    def release_unnamed(self) -> None:
+        """Some part may have waited long enough for its name."""
+        with self._lock:
+            self._submit_ready()
+
+    def give_up(self, part: Part, frame: Callable[[], Frame]) -> list[Ticket]:
+        """What of a part has not ended, to be ended now; for each frame that did not come, one that `frame` makes.
+
+        Its result waits for no name any more.
+        """
+        with self._lock:
+            part.names_until_s = 0.0
+            self._submit_ready()
+            while part.waits_for_frames and part in self._order:
+                part.tickets.append(Ticket(self, frame(), self.program, part))
+            open_ = [ticket for ticket in part.tickets if not ticket.ended]
+            for ticket in open_:
+                if ticket in self._queue:
+                    self._queue.remove(ticket)
+            return open_
 
     def displace(self) -> int:
         """Give up the frame that has waited longest: 1, or 0 when none waits."""
@@ -190,24 +323,36 @@ class Station:
     def stuck_s(self, now_s: float) -> float:
         """Seconds without any end of a frame while one waits for its own."""
         with self._lock:
-            return now_s - max(self._ended_s, self._order[0].frame.arrived_s) if self._order else 0.0
+            return now_s - max(self._ended_s, self._order[0].came_s) if self._order else 0.0
 
-    def finish(self, ticket: Ticket, entry: Entry) -> bool:
-        """End a ticket with a result, and submit every result whose turn has come. False: it had ended before."""
-        return self._end(ticket, entry)
+    def finish(self, ticket: Ticket, outcome: Outcome) -> bool:
+        """End a ticket, and submit every result whose turn has come. False: it had ended before."""
+        return self._end(ticket, outcome)
 
-    def _end(self, ticket: Ticket, entry: Entry | None) -> bool:
+    def _end(self, ticket: Ticket, outcome: Outcome | None) -> bool:
         with self._lock:
-            if ticket.entry is not None or ticket.skipped:
+            if ticket.ended:
                 return False  # a frame has one end; the first one counts
-            ticket.entry, ticket.skipped = entry, entry is None
-            self._ended_s = time.monotonic()
-            ready: list[Entry] = []
-            while self._order and (self._order[0].entry is not None or self._order[0].skipped):
-                first = self._order.popleft()
-                if first.entry is not None:
-                    ready.append(first.entry)
-            # Submitted under the lock: two threads must not overtake each other between here and the ledger's queue.
-            if ready:
-                self.submit(ready)
+            ticket.outcome, ticket.skipped = outcome, outcome is None
+            if outcome is None or outcome.result.reason != "deadline":
+                # The part may wait for others or its name, which is not to hold a slot of the camera's ring.
+                ticket.frame = replace(ticket.frame, pixels=None)
+            self._submit_ready()
         return True
+
+    def _submit_ready(self) -> None:
+        """Under the lock: two threads must not overtake each other between here and the ledger's queue."""
+        now_s = self._ended_s = time.monotonic()
+        ready: list[Entry] = []
+        while self._order and self._order[0].done(now_s):
+            part = self._order.popleft()
+            if part.skipped:
+                continue
+            outcomes = [ticket.outcome for ticket in part.tickets if ticket.outcome is not None]
+            ready.append(entry_of(outcomes, part.identity))
+            decides = worst(outcomes)
+            for other in outcomes:
+                if other is not decides:
+                    self.release(other.result.result_id)
+        if ready:
+            self.submit(ready)

@@ -77,6 +77,8 @@ class CameraSupervisor:
         self._status = CameraStatus(config.name)
         self._past: Counter[str] = Counter()
         self._process: subprocess.Popen[bytes] | None = None
+        self._unwanted: str | None = None
+        """Why the process is to be replaced though it runs."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"camera {config.name}", daemon=True)
         self._trigger = "free_run" if isinstance(config, FolderCamera) else config.trigger
@@ -92,6 +94,11 @@ class CameraSupervisor:
     def start(self) -> None:
         """Begin; returns at once."""
         self._thread.start()
+
+    def replace(self, reason: str) -> None:
+        """Let no frame of the present process through any more, and start another; `reason` for people. Returns at once."""
+        self._unwanted = reason
+        self._kill()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Let the camera go and wait for it; what has not ended within `timeout_s` is killed. Safe to call twice."""
@@ -127,6 +134,7 @@ class CameraSupervisor:
 
     def _serve(self) -> str:
         """Run one process to its end. Returns why it ended."""
+        self._unwanted = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
             with theirs:
@@ -176,9 +184,13 @@ class CameraSupervisor:
                     return f"Camera {name}: the driver hung (no heartbeat for {limit_s:g} s) and was killed"
                 continue
             except ConnectionError:
+                packet, descriptors = b"", []
+            if not packet and self._unwanted is None:
                 return None
-            if not packet:
-                return None
+            if self._unwanted is not None:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                return f"Camera {name}: {self._unwanted}; it was killed"
             heard_s = time.monotonic()
             match MESSAGES.validate_json(packet):
                 case Opened() as message:

@@ -266,7 +266,9 @@ def test_no_frame_is_lost_over_fifty_swaps_and_each_is_judged_by_one_bank(tmp_pa
         nonlocal offered
         while not done.is_set():
             if station.waiting() < 20:  # as fast as they are judged
-                assert station.offer(frame(offered % 256)).refused is None
+                offer = station.offer(frame(offered % 256))
+                assert offer is not None
+                assert offer.refused is None
                 inspector.notify()
                 offered += 1
             else:

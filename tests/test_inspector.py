@@ -73,6 +73,7 @@ class Floor:
     def offer(self, station: int, value: int) -> None:
         """A frame whose pixels and number are `value`."""
         offer = self.stations[station].offer(frame(value))
+        assert offer is not None
         if offer.refused:
             self.finisher.unknown(offer.ticket, offer.refused, "full")
         self.inspector.notify()
@@ -111,7 +112,9 @@ def test_results_leave_in_frame_order_with_faults_between(floor: Callable[..., F
     line = floor(PixelJudge(), {"name": "a", "queue_frames": 100})
     for value in range(0, 100, 2):
         line.offer(0, value)
-        line.finisher.unknown(line.stations[0].enter(frame(value + 1, "incomplete: half")), "incomplete", "half")
+        ticket = line.stations[0].enter(frame(value + 1, "incomplete: half"))
+        assert ticket is not None
+        line.finisher.unknown(ticket, "incomplete", "half")
     line.start()
     wait_for(lambda: len(line.results) == 100, "every result")
     assert [result.frame.number for result in line.results] == list(range(100))

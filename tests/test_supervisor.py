@@ -153,6 +153,26 @@ def test_free_running_camera_without_frames_is_replaced(watch: Watch, draw_pictu
     assert "Camera cam: no frame for 0.8 s though it runs freely; it was killed" in one.reasons
 
 
+def test_no_frame_of_a_replaced_process_comes_through(watch: Watch, draw_pictures: DrawPictures) -> None:
+    held, go = threading.Event(), threading.Event()
+
+    def hold(_: Frame) -> None:  # the first one, while others wait in the socket
+        if not held.is_set():
+            held.set()
+            go.wait(WAIT_S)
+
+    one = watch(emulated(draw_pictures(3)), hold)
+    assert held.wait(WAIT_S)
+    before = one.pid
+    time.sleep(0.3)
+    one.supervisor.replace("a triggered frame did not come")
+    go.set()
+    one.until(lambda: one.pid != before)
+    one.frames_come()
+    assert [number for number, _, _ in one.seen[:3]] == [0, 0, 1]
+    assert "Camera cam: a triggered frame did not come; it was killed" in one.reasons
+
+
 def test_idle_triggered_line_is_left_alone(watch: Watch, draw_pictures: DrawPictures) -> None:
     one = watch(emulated(draw_pictures(), silent_after_s=0.8, trigger="line1"))
     one.until(lambda: one.supervisor.status.connected)

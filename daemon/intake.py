@@ -1,0 +1,176 @@
+"""The intake: frames of one camera on their way into its station, triggers, and what does not come or end in time."""
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from config.errors import TriggerError
+from connectors.contract import Reason
+from daemon.alarms import Alarms
+from daemon.finisher import Finisher
+from daemon.frame import Frame
+from daemon.part import Identity
+from daemon.station import Part, Station
+
+
+class Intake:
+    """Between a camera and its station. `arrived` is called on the supervisor's thread, the others on any."""
+
+    def __init__(
+        self,
+        station: Station,
+        finisher: Finisher,
+        alarms: Alarms,
+        *,
+        count: Callable[[str, int], None],
+        notify: Callable[[], None],
+        fire: Callable[[], bool],
+        replace_camera: Callable[[str], None],
+    ) -> None:
+        """count: told of what became of so many frames (`aprilcam_frames_total`'s outcomes). notify: a frame waits. fire: one
+        software trigger; whether the camera took it. replace_camera: start it anew, for the reason given."""
+        self._station = station
+        self._finisher = finisher
+        self._alarms = alarms
+        self._count = count
+        self._notify = notify
+        self._fire = fire
+        self._replace_camera = replace_camera
+        self._simulated = False
+        self._stopping = False
+
+    def arrived(self, frame: Frame) -> None:
+        """A frame, or a fault in its place."""
+        station = self._station
+        self._simulated = frame.is_simulated
+        if frame.fault is not None or frame.pixels is None:
+            self._faulty(frame, frame.fault or "unreadable: no pixels")
+            return
+        offer = station.offer(frame)
+        if offer is None:
+            self._count("untriggered", 1)
+            return
+        self._watch(offer.ticket.part)
+        if offer.refused is not None:
+            self._count("refused", 1)
+            self._finisher.unknown(offer.ticket, offer.refused, f"{station.config.queue_frames} frames were waiting already")
+            return
+        if offer.displaced is not None:
+            self._count("skipped", 1)
+        self._notify()
+
+    def _faulty(self, frame: Frame, detail: str) -> None:
+        reason = _reason_of(detail)
+        if reason == "overload" and not self._station.takes_every_frame:
+            # The ring is smaller than the queue (large frames): an older frame makes room for the ones to come.
+            self._count("skipped", 1 + self._station.displace())
+            return
+        ticket = self._station.enter(frame)
+        if ticket is None:
+            self._count("untriggered", 1)
+            return
+        self._count("faulty", 1)
+        self._watch(ticket.part)
+        self._finisher.unknown(ticket, reason, detail)
+
+    # Triggers and names.
+
+    def trigger(self, identity: Identity) -> None:
+        """Take one part's frames now; its result follows. Raises TriggerError when the camera does not take the trigger."""
+        station = self._station
+        if not station.triggered:
+            raise TriggerError(f'station {station.name}: its camera takes no software trigger. Set trigger = "software" for it')
+        if self._stopping:
+            raise TriggerError(f"station {station.name}: the daemon is stopping")
+        part = station.expect(identity)
+        fired = 0
+        while fired < part.frames and self._fire():
+            fired += 1
+        if fired == 0 and station.cancel(part):
+            raise TriggerError(f"station {station.name}: its camera did not take the trigger. The station's state says why")
+        # From here on it is accepted: what does not come is told as a result.
+        self._alarms.at(time.monotonic() + station.config.frame_timeout_ms / 1e3, lambda: self._missing(part))
+
+    def identify(self, identity: Identity) -> bool:
+        """Name a part, see `Station.identify`."""
+        return self._station.identify(identity)
+
+    def stop(self) -> None:
+        """The cameras have been stopped: no frame comes any more. What waits for one, or for a name, waits no longer."""
+        self._stopping = True
+        for part in self._station.parts():
+            if part.waits_for_frames:
+                self._end(part, "stopped", "the daemon was stopped before this frame came")
+            part.names_until_s = 0.0
+        self._station.release_unnamed()
+
+    # Time.
+
+    def _watch(self, part: Part) -> None:
+        """A frame has joined it."""
+        config = self._station.config
+        if len(part.tickets) > 1:
+            return
+        came_s = part.tickets[0].frame.arrived_s
+        if config.deadline_ms is not None:
+            self._alarms.at(came_s + config.deadline_ms / 1e3, lambda: self._overdue(part))
+        if part.frames > 1 and not self._station.triggered:
+            self._alarms.at(came_s + config.frame_timeout_ms / 1e3, lambda: self._missing(part))
+        if part.identity is None and config.part_after_ms > 0:
+            self._alarms.at(part.names_until_s, self._station.release_unnamed)
+
+    def _overdue(self, part: Part) -> None:
+        limit_ms = self._station.config.deadline_ms
+        self._end(part, "deadline", f"not judged within {limit_ms:g} ms of its arrival")
+
+    def _missing(self, part: Part) -> None:
+        if not part.waits_for_frames:
+            return
+        limit_ms, missing = self._station.config.frame_timeout_ms, part.frames - len(part.tickets)
+        detail = f"{missing} of {part.frames} frames did not come within {limit_ms:g} ms"
+        if self._station.triggered:
+            # Should it come after all, it must not be taken for the next part's.
+            self._replace_camera(f"a triggered frame did not come within {limit_ms:g} ms")
+        self._end(part, "no_frame", detail)
+
+    def _end(self, part: Part, reason: Reason, detail: str) -> None:
+        for ticket in self._station.give_up(part, lambda: self._never_came(part)):
+            own = reason if ticket.frame.fault is None or reason != "deadline" else "no_frame"
+            self._finisher.unknown(ticket, own, detail)
+
+    def _never_came(self, part: Part) -> Frame:
+        return Frame(
+            camera=self._station.config.camera,
+            number=0,
+            timestamp_ns=time.time_ns(),
+            clock="host",
+            trigger="software" if self._station.triggered else "none",
+            arrived_at=datetime.now(UTC),
+            arrived_s=part.came_s,
+            acquire_s=0.0,
+            pixels=None,
+            fault="no_frame: it did not come",
+            is_simulated=self._simulated,
+        )
+
+
+class Intakes:
+    """The stations' intakes, as commands ask for them (`daemon.command_parts.Lines`)."""
+
+    def __init__(self, intakes: Mapping[str, Intake]) -> None:
+        self._intakes = intakes
+
+    def trigger(self, station: str, identity: Identity) -> None:
+        """Take a part's frames now. Raises TriggerError."""
+        self._intakes[station].trigger(identity)
+
+    def identify(self, station: str, identity: Identity) -> bool:
+        """Name a part; whether it had come already."""
+        return self._intakes[station].identify(identity)
+
+
+def _reason_of(fault: str) -> Reason:
+    kind = fault.split(":", 1)[0]
+    if kind == "overload":
+        return "overload"
+    return "incomplete" if kind == "incomplete" else "unreadable"
