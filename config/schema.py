@@ -78,8 +78,8 @@ class InferenceConfig(Section):
     preset: str = "efficientnet-lite0"
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     runtime: Literal["auto", "torch", "openvino"] = "auto"
-    max_batch: int = Field(default=8, ge=1, le=256)
-    max_wait_ms: float = Field(default=0.0, ge=0, le=1_000)
+    max_batch: int | None = Field(default=None, ge=1, le=256)
+    max_wait_ms: float | None = Field(default=None, ge=0, le=1_000)
     threads: int | None = Field(default=None, ge=1, le=256)
     bank_rows: int | None = Field(default=None, ge=1, le=1_000_000)
 

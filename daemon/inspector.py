@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from daemon.batching import Batching
 from daemon.finisher import Finisher
 from daemon.station import Station, Taught, Ticket, Untaught
 from model.bank import Bank
@@ -70,8 +71,8 @@ class Inspector:
         self,
         finisher: Finisher,
         *,
-        max_batch: int,
-        max_wait_s: float,
+        max_batch: int = 1,
+        max_wait_s: float = 0.0,
         on_batch: Callable[[int], None] = lambda _: None,
         on_broken: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -112,8 +113,10 @@ class Inspector:
                 self._device.submit(self._finish_background)
         return future
 
-    def start(self, judge: Judge, stations: Sequence[Station]) -> None:
-        """Begin to inspect."""
+    def start(self, judge: Judge, stations: Sequence[Station], batching: Batching | None = None) -> None:
+        """Begin to inspect. batching: None: as it was made for."""
+        if batching is not None:
+            self._max_batch, self._max_wait_s = batching.max_batch, batching.max_wait_s
         self._stations = tuple(stations)
         self._slice_s = self._last_slice_s = 0.0  # those before warmed the device up
         self._progress_s = time.monotonic()

@@ -23,6 +23,7 @@ from daemon.alarms import Alarms
 from daemon.announcer import Announcer
 from daemon.archive import REASONS, Archive
 from daemon.banks import Banks
+from daemon.batching import Batching, choose, measure
 from daemon.builder import Builder
 from daemon.command_parts import Parts
 from daemon.commands import Commands
@@ -161,8 +162,6 @@ class Service:
         stack.callback(self._alarms.stop)
         self._inspector = inspector = Inspector(
             self._finisher,
-            max_batch=config.inference.max_batch,
-            max_wait_s=config.inference.max_wait_ms / 1e3,
             on_batch=self.metrics.batch.observe,
             on_broken=self._break,
         )
@@ -170,6 +169,7 @@ class Service:
         stack.callback(self._settle)
         stack.callback(inspector.stop)
         detector = inspector.on_device(self._load, spec)
+        self._batching = inspector.on_device(self._choose_batching, detector)
         self._make_teacher(detector, inspector)
         stack.callback(self._builder.stop)
         self._make_stations()
@@ -177,7 +177,7 @@ class Service:
             self._start_recipe(self._store.get(recipe), detector)
         self._make_lines(inspector)
         self.metrics.scrape_with(self._gauges)
-        inspector.start(detector, [line.station for line in self._lines.values()])
+        inspector.start(detector, [line.station for line in self._lines.values()], self._batching)
         for line in self._lines.values():
             line.supervisor.start()
         self._builder.start()
@@ -198,6 +198,19 @@ class Service:
         detector = Detector(create_extractor(spec, inference.device, inference.threads, cache, inference.runtime), cache)
         self._progress(f"loading model {spec.name}", 1, 1)
         return detector
+
+    def _choose_batching(self, detector: Detector) -> Batching:
+        """As configured, else by measuring the encoder; what is chosen is no larger than the frames that may wait."""
+        most, wait_ms = self.config.inference.max_batch, self.config.inference.max_wait_ms
+        if most is None or wait_ms is None:
+            self._progress("measuring batches", 0, 1)
+            blank = np.zeros((256, 256), np.uint8)
+            chosen = choose(measure(lambda size: detector.encode([blank] * size)))
+            self._progress("measuring batches", 1, 1)
+            most = most or min(chosen.max_batch, sum(station.queue_frames for station in self.config.stations))
+            wait_ms = chosen.max_wait_s * 1e3 if wait_ms is None and most > 1 else wait_ms or 0.0
+            log.info("batches of up to %d frames, waiting %.1f ms for others", most, wait_ms)
+        return Batching(most, wait_ms / 1e3)
 
     def _make_teacher(self, detector: Detector, inspector: Inspector) -> None:
         folder, store, announcer = self.config.store.path, self._store, self._announcer
@@ -240,7 +253,7 @@ class Service:
         for name, station in self._stations.items():
             camera = self.config.camera(station.config.camera)
             # One for the frame that commands may ask for, beside those that are on their way.
-            slots = station.config.queue_frames + 2 * self.config.inference.max_batch + 3
+            slots = station.config.queue_frames + 2 * self._batching.max_batch + 3
             supervisor = CameraSupervisor(
                 camera,
                 on_frame=partial(self._arrived, name, slots),
