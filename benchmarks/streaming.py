@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -98,20 +98,14 @@ class WholeDaemon:
         return Measured((end - start) / took_s, self._totals(start, end))
 
     def _newest(self) -> int:
-        with sqlite3.connect(f"file:{self._state / 'ledger.sqlite3'}?mode=ro", uri=True) as connection:
-            return int(
-                connection.execute(
-                    "SELECT coalesce(sum(newest), 0) FROM (SELECT max(sequence) newest FROM results GROUP BY station)"
-                ).fetchone()[0]
-            )
+        each = "SELECT max(sequence) AS newest FROM results GROUP BY station"
+        with closing(sqlite3.connect(f"file:{self._state / 'ledger.sqlite3'}?mode=ro", uri=True)) as connection:
+            return int(connection.execute(f"SELECT coalesce(sum(newest), 0) FROM ({each})").fetchone()[0])
 
     def _totals(self, start: int, end: int) -> list[float]:
-        with sqlite3.connect(self._state / "ledger.sqlite3") as connection:
-            rows = connection.execute(
-                "SELECT document FROM results WHERE verdict <> 'unknown' ORDER BY created_ns LIMIT ? OFFSET ?",
-                (end - start, start),
-            ).fetchall()
-        return [sum(json.loads(document)["processing_times"].values()) for (document,) in rows]
+        with closing(sqlite3.connect(self._state / "ledger.sqlite3")) as connection:
+            rows = connection.execute("SELECT document FROM results ORDER BY created_ns LIMIT ? OFFSET ?", (end - start, start))
+            return [sum(json.loads(document)["processing_times"].values()) for (document,) in rows]
 
 
 def _config(folder: Path, http: int, broker: int, stations: int, rate_hz: float, threads: int | None) -> str:
@@ -236,9 +230,8 @@ def main() -> None:
                         f"{TARGET_RESULTS:g}/s {'ok' if free.per_s >= TARGET_RESULTS else 'MISSED'}",
                         flush=True,
                     )
-        print(
-            f"{model}: the most stations do {rates[-1] / rates[0]:.2f} of what the fewest do; median {statistics.median(rates):.1f}/s"
-        )
+        middle = statistics.median(rates)
+        print(f"{model}: the most stations do {rates[-1] / rates[0]:.2f} of what the fewest do; median {middle:.1f}/s")
 
 
 if __name__ == "__main__":
