@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,8 @@ from model.calibration import Calibration
 from model.detector import Detector, Reference
 from model.features import PatchFeatures, create_extractor
 from tests.broker import Broker
-from tests.plant import TestPlant
+from tests.plant import MakePlant, TestPlant
+from tests.school import PixelExtractor
 
 # cameras
 
@@ -68,6 +70,21 @@ def plant(tmp_path: Path, shipped_detector: Detector) -> Iterator[TestPlant]:
     plant = TestPlant(tmp_path, shipped_detector)
     yield plant
     plant.close()
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[MakePlant]:
+    """Plants of one folder, one after the other, with a model that costs next to nothing."""
+    plants: list[TestPlant] = []
+
+    def make(**options: Any) -> TestPlant:
+        plants.append(TestPlant(tmp_path, Detector(PixelExtractor()), **options))
+        return plants[-1]
+
+    yield make
+    for plant in plants:
+        if plant.ledger._thread.is_alive():
+            plant.close()
 
 
 # mqtt

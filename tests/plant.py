@@ -1,5 +1,6 @@
 """Commands with the real parts behind them, for tests of what leads to commands."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,25 @@ class TestPlant:
     def run(self, name: str, request: dict[str, Any] | None = None, attachment: bytes | None = None) -> dict[str, Any]:
         return self.commands.run(name, request or {}, attachment)
 
+    def teach(self, recipe: str, *seeds: int) -> None:
+        """Register drawn parts, and wait for the bank of all of them."""
+        for seed in seeds:
+            [shot] = self.run("register", {"recipe": recipe, "force": True}, picture(seed))["shots"]
+        self.built(shot["build"])
+
+    def built(self, build: str | None) -> None:
+        """Wait for a build to end."""
+        assert build is not None
+        assert self.builder.wait(build, 30)
+
+    def select(self, recipe: str) -> None:
+        """For its station."""
+        assert self.run("select_recipe", {"recipe": recipe, "station": "press"})["recipe"] == recipe
+
+    def listed(self) -> dict[str, dict[str, Any]]:
+        """The recipes, by name."""
+        return {row["recipe"]: row for row in self.run("recipe_list")["recipes"]}
+
     def counted(self, command: str, outcome: str) -> float:
         """aprilcam_commands_total of a series."""
         labels = {"command": command, "outcome": outcome}
@@ -103,3 +123,7 @@ class TestPlant:
         self._inspector.stop()
         self._finisher.close()
         self.ledger.close()
+
+
+MakePlant = Callable[..., TestPlant]
+"""Makes a plant, and after its `close` the one of the next start."""

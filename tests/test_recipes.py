@@ -1,12 +1,11 @@
-"""daemon/recipes.py, recipe_store.py, programs.py: recipes made, selected, moved and deleted, and what a kill leaves."""
+"""daemon/recipes.py, recipe_store.py: recipes made, selected, moved and deleted, and what a kill leaves."""
 
 import io
 import json
 import logging
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from model.detector import Detector
 from model.features import create_extractor
 from tests.archived import Kept, a_result
 from tests.broker import wait_for
-from tests.plant import RECIPES, TestPlant, picture
+from tests.plant import RECIPES, MakePlant, TestPlant, picture
 from tests.school import PixelExtractor
 from tests.tiny_clip import clip_state, linear_state, tiny_spec
 
@@ -34,45 +33,10 @@ class Killed(BaseException):
     """The process ended here."""
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., TestPlant]]:
-    """Makes the plant, and after `close` the one of the next start, with a model that costs next to nothing."""
-    plants: list[TestPlant] = []
-
-    def make(**options: Any) -> TestPlant:
-        plants.append(TestPlant(tmp_path, Detector(PixelExtractor()), **options))
-        return plants[-1]
-
-    yield make
-    for plant in plants:
-        if plant.ledger._thread.is_alive():
-            plant.close()
-
-
-def teach(plant: TestPlant, recipe: str, *seeds: int) -> None:
-    """Register drawn parts, and wait for the bank of all of them."""
-    for seed in seeds:
-        [shot] = plant.run("register", {"recipe": recipe, "force": True}, picture(seed))["shots"]
-    built(plant, shot["build"])
-
-
-def built(plant: TestPlant, build: str | None) -> None:
-    assert build is not None
-    assert plant.builder.wait(build, 30)
-
-
-def select(plant: TestPlant, recipe: str) -> None:
-    assert plant.run("select_recipe", {"recipe": recipe, "station": "press"})["recipe"] == recipe
-
-
 def refusal(plant: TestPlant, name: str, request: dict[str, Any], attachment: bytes | None = None) -> tuple[str, str]:
     with pytest.raises(CommandError) as caught:
         plant.run(name, request, attachment)
     return caught.value.code, str(caught.value)
-
-
-def listed(plant: TestPlant) -> dict[str, dict[str, Any]]:
-    return {row["recipe"]: row for row in plant.run("recipe_list")["recipes"]}
 
 
 def rows(plant: TestPlant, recipe: str) -> int:
@@ -87,7 +51,7 @@ def rows(plant: TestPlant, recipe: str) -> int:
 # making and selecting
 
 
-def test_a_recipe_is_made_taught_and_selected_and_the_next_start_begins_with_it(make: Callable[..., TestPlant]) -> None:
+def test_a_recipe_is_made_taught_and_selected_and_the_next_start_begins_with_it(make: MakePlant) -> None:
     plant = make()
     region = {"x": 0, "y": 10, "width": 200, "height": 100}
     answer = plant.run("recipe_create", {"recipe": "bolt", "object": "steel bolt", "region": region})
@@ -95,31 +59,31 @@ def test_a_recipe_is_made_taught_and_selected_and_the_next_start_begins_with_it(
     code, message = refusal(plant, "select_recipe", {"recipe": "bolt", "station": "press"})
     assert (code, message.partition(":")[0]) == ("refused", "recipe 'bolt' has no reference shots")
     assert plant.station.program.recipe.name == "disc"
-    teach(plant, "bolt", 1, 2)
-    select(plant, "bolt")
+    plant.teach("bolt", 1, 2)
+    plant.select("bolt")
     program = plant.station.program
     assert (program.recipe.name, program.region and program.region.height) == ("bolt", 100)
     assert program.bank is not None
     assert [(recipe, kind) for recipe, kind, _ in plant.events] == [("bolt", "recipe_prepared"), ("bolt", "recipe_selected")]
     assert plant.events[1][2] == {"bank": program.bank.name, "threshold": program.threshold}
-    row = listed(plant)["bolt"]
+    row = plant.listed()["bolt"]
     assert (row["object"], row["stations"], row["shots"], row["configured"]) == ("steel bolt", ["press"], 2, False)
     assert (row["bank"], row["threshold"], row["region"]) == (program.bank.name, program.threshold, region)
-    assert listed(plant)["disc"]["configured"]
+    assert plant.listed()["disc"]["configured"]
     plant.close()
     again = make()
     assert again.store.stations() == {"press": "bolt"}
     assert again.store.get("bolt") == program.recipe
     # Its configured recipe is that of the file again, whatever the file says later.
-    teach(again, "disc", 1)
-    select(again, "disc")
+    again.teach("disc", 1)
+    again.select("disc")
     again.close()
     moved = RecipeStore(again.state, ledger := Ledger(again.state), list(RECIPES.values()), {"press": "ring"})
     assert moved.stations() == {"press": "ring"}
     ledger.close()
 
 
-def test_a_recipe_without_its_bank_is_built_first_and_the_station_goes_on_meanwhile(make: Callable[..., TestPlant]) -> None:
+def test_a_recipe_without_its_bank_is_built_first_and_the_station_goes_on_meanwhile(make: MakePlant) -> None:
     entered, go = threading.Event(), threading.Event()
 
     def hold(step: str) -> None:
@@ -129,8 +93,8 @@ def test_a_recipe_without_its_bank_is_built_first_and_the_station_goes_on_meanwh
 
     armed = False
     plant = make(at=hold)
-    teach(plant, "disc", 1)
-    select(plant, "disc")
+    plant.teach("disc", 1)
+    plant.select("disc")
     before = plant.station.program
     armed = True
     build = plant.run("register", {"recipe": "ring"}, picture(2))["shots"][0]["build"]
@@ -141,8 +105,8 @@ def test_a_recipe_without_its_bank_is_built_first_and_the_station_goes_on_meanwh
     assert plant.station.program is before
     assert plant.store.stations() == {"press": "disc"}
     go.set()
-    built(plant, build)
-    select(plant, "ring")
+    plant.built(build)
+    plant.select("ring")
     assert plant.station.program.recipe.name == "ring"
 
 
@@ -150,8 +114,8 @@ def test_words_alone_are_made_ready_before_a_station_changes_to_them(tmp_path: P
     plant = TestPlant(tmp_path, Detector(create_extractor(tiny_spec(tmp_path, clip_state(), linear_state()))))
     nothing = plant.station.program
     build = plant.run("recipe_create", {"recipe": "bolt", "object": "steel bolt", "mode": "zero_shot"})["build"]
-    built(plant, build)
-    select(plant, "bolt")
+    plant.built(build)
+    plant.select("bolt")
     program = plant.station.program
     assert isinstance(nothing.taught, Untaught)
     assert isinstance(program.taught, Taught)
@@ -159,10 +123,10 @@ def test_words_alone_are_made_ready_before_a_station_changes_to_them(tmp_path: P
     # After a restart nothing has built it: its words are all it needs.
     plant.close()
     again = TestPlant(tmp_path, Detector(create_extractor(tiny_spec(tmp_path, clip_state(), linear_state()))))
-    select(again, "bolt")
+    again.select("bolt")
     assert again.station.program.threshold == program.threshold
     shots = [again.run("register", {"recipe": "bolt"}, picture(seed))["shots"][0] for seed in (1, 2)]
-    built(again, shots[-1]["build"])
+    again.built(shots[-1]["build"])
     assert again.station.program.threshold != program.threshold
     judged = json.loads(zipfile.ZipFile(io.BytesIO(again.commands.export("bolt"))).read("manifest.json"))["judged"]
     assert (judged["threshold"], judged["shots"], judged["bank"]) == (again.station.program.threshold, 2, None)
@@ -171,7 +135,7 @@ def test_words_alone_are_made_ready_before_a_station_changes_to_them(tmp_path: P
 
 
 def test_a_selected_recipe_that_is_gone_leaves_its_station_the_configured_one(
-    make: Callable[..., TestPlant], caplog: pytest.LogCaptureFixture
+    make: MakePlant, caplog: pytest.LogCaptureFixture
 ) -> None:
     plant = make()
     plant.ledger.call(lambda c: c.execute("INSERT INTO selections VALUES ('press', 'cog')")).result()
@@ -181,9 +145,7 @@ def test_a_selected_recipe_that_is_gone_leaves_its_station_the_configured_one(
     assert "station press: recipe 'cog' was selected and is gone; it inspects by 'disc'" in caplog.text
 
 
-def test_a_recipe_of_the_configuration_file_wins_over_one_of_its_name(
-    make: Callable[..., TestPlant], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_recipe_of_the_configuration_file_wins_over_one_of_its_name(make: MakePlant, caplog: pytest.LogCaptureFixture) -> None:
     plant = make()
     plant.run("recipe_create", {"recipe": "bolt", "object": "old"})
     plant.close()
@@ -195,9 +157,9 @@ def test_a_recipe_of_the_configuration_file_wins_over_one_of_its_name(
     ledger.close()
 
 
-def test_names_that_are_taken_or_left_over_and_modes_the_model_lacks_are_refused(make: Callable[..., TestPlant]) -> None:
+def test_names_that_are_taken_or_left_over_and_modes_the_model_lacks_are_refused(make: MakePlant) -> None:
     plant = make()
-    teach(plant, "ring", 1)
+    plant.teach("ring", 1)
     plant.run("recipe_create", {"recipe": "bolt", "object": "bolt"})
     for name in ("disc", "bolt"):
         for command, request in (
@@ -218,38 +180,38 @@ def test_names_that_are_taken_or_left_over_and_modes_the_model_lacks_are_refused
 
 
 def test_banks_of_recipes_that_no_station_has_leave_the_memory_and_still_hold_odd_pictures_back(
-    make: Callable[..., TestPlant],
+    make: MakePlant,
 ) -> None:
     plant = make()
-    teach(plant, "disc", 1, 2, 3)
-    teach(plant, "ring", 1, 2, 3)
+    plant.teach("disc", 1, 2, 3)
+    plant.teach("ring", 1, 2, 3)
     assert plant.builder.judging("ring") is not None
-    select(plant, "disc")
+    plant.select("disc")
     assert plant.builder.judging("disc") is not None
     assert plant.builder.judging("ring") is None
     checks = (240 * (np.indices((256, 256)) // 8).sum(0) % 480).astype(np.uint8)  # edges all over
     odd = cv2.imencode(".png", checks)[1].tobytes()
     [shot] = plant.run("register", {"recipe": "ring"}, odd)["shots"]
     assert shot["held"] is not None
-    assert listed(plant)["ring"]["shots"] == 3
+    assert plant.listed()["ring"]["shots"] == 3
     # It was loaded for that, and the next one that is taught takes its place.
     assert plant.builder.judging("ring") is not None
     plant.run("recipe_create", {"recipe": "bolt", "object": "bolt"})
-    teach(plant, "bolt", 1)
+    plant.teach("bolt", 1)
     assert [recipe for recipe in ("disc", "ring", "bolt") if plant.builder.judging(recipe) is not None] == ["disc", "bolt"]
 
 
 # copying and deleting
 
 
-def test_a_copy_has_settings_shots_and_threshold_and_the_same_bank_of_its_own(make: Callable[..., TestPlant]) -> None:
+def test_a_copy_has_settings_shots_and_threshold_and_the_same_bank_of_its_own(make: MakePlant) -> None:
     plant = make()
     plant.run("recipe_create", {"recipe": "bolt", "object": "bolt", "mode": "few_shot"})
-    teach(plant, "bolt", 1, 2)
+    plant.teach("bolt", 1, 2)
     plant.run("threshold_set", {"recipe": "bolt", "factor": 1.5})
     answer = plant.run("recipe_copy", {"recipe": "bolt", "to": "nut"})
-    built(plant, answer["build"])
-    own, copied = listed(plant)["bolt"], listed(plant)["nut"]
+    plant.built(answer["build"])
+    own, copied = plant.listed()["bolt"], plant.listed()["nut"]
     for field in ("object", "mode", "shots", "bank", "threshold", "override"):
         assert copied[field] == own[field], field
     shots = plant.run("shots", {"recipe": "bolt"})["shots"]
@@ -258,32 +220,32 @@ def test_a_copy_has_settings_shots_and_threshold_and_the_same_bank_of_its_own(ma
     assert not (plant.state / "recipes" / "bolt").exists()
     for shot in shots:
         assert (plant.state / "recipes" / "nut" / "shots" / shot["file"]).is_file()
-    built(plant, plant.run("rebuild", {"recipe": "nut"})["build"])
-    select(plant, "nut")
+    plant.built(plant.run("rebuild", {"recipe": "nut"})["build"])
+    plant.select("nut")
 
 
-def test_a_deleted_recipe_is_gone_with_all_it_had_and_its_name_is_free(make: Callable[..., TestPlant]) -> None:
+def test_a_deleted_recipe_is_gone_with_all_it_had_and_its_name_is_free(make: MakePlant) -> None:
     plant = make()
     plant.run("recipe_create", {"recipe": "bolt", "object": "bolt"})
-    teach(plant, "bolt", 1, 2)
-    teach(plant, "disc", 1)
-    select(plant, "bolt")
+    plant.teach("bolt", 1, 2)
+    plant.teach("disc", 1)
+    plant.select("bolt")
     code, message = refusal(plant, "recipe_delete", {"recipe": "bolt"})
     assert (code, message) == ("refused", "recipe 'bolt': station press inspects by it. Select another recipe for it first")
     assert "is of the configuration file" in refusal(plant, "recipe_delete", {"recipe": "ring"})[1]
-    select(plant, "disc")
+    plant.select("disc")
     plant.run("recipe_delete", {"recipe": "bolt"})
-    assert "bolt" not in listed(plant)
+    assert "bolt" not in plant.listed()
     assert refusal(plant, "shots", {"recipe": "bolt"})[0] == "unknown_recipe"
     assert not (plant.state / "recipes" / "bolt").exists()
     assert rows(plant, "bolt") == 0
     assert plant.builder.judging("bolt") is None
     plant.run("recipe_create", {"recipe": "bolt", "object": "another"})
-    assert listed(plant)["bolt"]["shots"] == 0
+    assert plant.listed()["bolt"]["shots"] == 0
 
 
 def test_marks_on_results_of_a_deleted_recipe_go_and_their_files_are_kept_no_longer_than_others(
-    make: Callable[..., TestPlant],
+    make: MakePlant,
 ) -> None:
     plant = make()
     plant.run("recipe_create", {"recipe": "bolt", "object": "bolt"})
@@ -299,7 +261,7 @@ def test_marks_on_results_of_a_deleted_recipe_go_and_their_files_are_kept_no_lon
     assert again.ledger.call(lambda c: c.execute("SELECT rank FROM archived").fetchall()).result() == [(1,)]
 
 
-def test_deleting_gives_up_the_build_that_runs(make: Callable[..., TestPlant]) -> None:
+def test_deleting_gives_up_the_build_that_runs(make: MakePlant) -> None:
     entered, go = threading.Event(), threading.Event()
 
     def hold(step: str) -> None:
@@ -313,7 +275,7 @@ def test_deleting_gives_up_the_build_that_runs(make: Callable[..., TestPlant]) -
     assert entered.wait(10)
     with ThreadPoolExecutor(1) as pool:
         deleting = pool.submit(plant.run, "recipe_delete", {"recipe": "bolt"})
-        wait_for(lambda: "bolt" not in listed(plant), "the recipe to be hidden")
+        wait_for(lambda: "bolt" not in plant.listed(), "the recipe to be hidden")
         with pytest.raises(TimeoutError):
             deleting.result(0.3)
         assert "named 'bolt' already" in refusal(plant, "recipe_create", {"recipe": "bolt", "object": "x"})[1]
@@ -324,7 +286,7 @@ def test_deleting_gives_up_the_build_that_runs(make: Callable[..., TestPlant]) -
     assert not (plant.state / "recipes" / "bolt").exists()
 
 
-def test_a_picture_that_comes_while_its_recipe_is_deleted_is_refused_and_leaves_nothing(make: Callable[..., TestPlant]) -> None:
+def test_a_picture_that_comes_while_its_recipe_is_deleted_is_refused_and_leaves_nothing(make: MakePlant) -> None:
     plant = make()
     plant.run("recipe_create", {"recipe": "bolt", "object": "bolt"})
     with ThreadPoolExecutor(1) as pool:
@@ -344,28 +306,28 @@ def test_a_picture_that_comes_while_its_recipe_is_deleted_is_refused_and_leaves_
 # moving
 
 
-def test_an_exported_recipe_taken_in_elsewhere_judges_the_same(make: Callable[..., TestPlant], tmp_path: Path) -> None:
+def test_an_exported_recipe_taken_in_elsewhere_judges_the_same(make: MakePlant, tmp_path: Path) -> None:
     plant = make()
-    teach(plant, "disc", 1, 2, 3)
+    plant.teach("disc", 1, 2, 3)
     plant.run("threshold_set", {"recipe": "disc", "threshold": 0.9})
     file = plant.commands.export("disc")
     other = TestPlant(tmp_path / "other", Detector(PixelExtractor()))
     answer = other.run("recipe_import", {"recipe": "plate"}, file)
     assert answer["recipe"] == "plate"
-    built(other, answer["build"])
-    ours, theirs = listed(plant)["disc"], listed(other)["plate"]
+    other.built(answer["build"])
+    ours, theirs = plant.listed()["disc"], other.listed()["plate"]
     for field in ("object", "shots", "bank", "threshold", "override"):
         assert theirs[field] == ours[field], field
     assert not theirs["threshold_stale"]
-    select(other, "plate")
+    other.select("plate")
     assert other.station.program.calibration == plant.taught["disc"].calibration  # type: ignore[union-attr]
     assert other.commands.export("plate") != file  # its name is in it
     other.close()
 
 
-def test_a_file_that_is_refused_leaves_nothing(make: Callable[..., TestPlant]) -> None:
+def test_a_file_that_is_refused_leaves_nothing(make: MakePlant) -> None:
     plant = make()
-    teach(plant, "disc", 1)
+    plant.teach("disc", 1)
     file = bytearray(plant.commands.export("disc"))
     file[len(file) // 2] ^= 1
     code, message = refusal(plant, "recipe_import", {"recipe": "bolt"}, bytes(file))
@@ -385,9 +347,7 @@ STEPS = ("recipe_begun", "picture_stored", "recipe_committed")
         ("recipe_create", "recipe_committed"),
     ],
 )
-def test_a_recipe_that_was_being_made_at_a_kill_is_there_whole_or_not_at_all(
-    make: Callable[..., TestPlant], command: str, step: str
-) -> None:
+def test_a_recipe_that_was_being_made_at_a_kill_is_there_whole_or_not_at_all(make: MakePlant, command: str, step: str) -> None:
     armed = False
 
     def kill(now: str) -> None:
@@ -395,7 +355,7 @@ def test_a_recipe_that_was_being_made_at_a_kill_is_there_whole_or_not_at_all(
             raise Killed
 
     plant = make(at=kill)
-    teach(plant, "disc", 1, 2)
+    plant.teach("disc", 1, 2)
     request = {
         "recipe_copy": {"recipe": "disc", "to": "bolt"},
         "recipe_import": {"recipe": "bolt"},
@@ -409,10 +369,10 @@ def test_a_recipe_that_was_being_made_at_a_kill_is_there_whole_or_not_at_all(
     plant.close()
     again = make()
     whole = step == "recipe_committed"
-    assert ("bolt" in listed(again)) == whole
+    assert ("bolt" in again.listed()) == whole
     assert len(plant_files(again)) == (2 if whole and command != "recipe_create" else 0)
     if whole:
-        assert listed(again)["bolt"]["shots"] == (0 if command == "recipe_create" else 2)
+        assert again.listed()["bolt"]["shots"] == (0 if command == "recipe_create" else 2)
         again.run("recipe_delete", {"recipe": "bolt"})
     assert rows(again, "bolt") == 0
     again.run("recipe_create", {"recipe": "bolt", "object": "bolt"})
@@ -424,7 +384,7 @@ def plant_files(plant: TestPlant) -> list[Path]:
 
 
 @pytest.mark.parametrize("step", ["recipe_rows_deleted", "recipe_folder_removed"])
-def test_a_recipe_that_was_being_deleted_at_a_kill_is_gone_after_the_start(make: Callable[..., TestPlant], step: str) -> None:
+def test_a_recipe_that_was_being_deleted_at_a_kill_is_gone_after_the_start(make: MakePlant, step: str) -> None:
     armed = False
 
     def kill(now: str) -> None:
@@ -433,129 +393,13 @@ def test_a_recipe_that_was_being_deleted_at_a_kill_is_gone_after_the_start(make:
 
     plant = make(at=kill)
     plant.run("recipe_create", {"recipe": "bolt", "object": "bolt"})
-    teach(plant, "bolt", 1, 2)
+    plant.teach("bolt", 1, 2)
     armed = True
     with pytest.raises(Killed):
         plant.run("recipe_delete", {"recipe": "bolt"})
     armed = False
     plant.close()
     again = make()
-    assert "bolt" not in listed(again)
+    assert "bolt" not in again.listed()
     assert rows(again, "bolt") == 0
     assert not (again.state / "recipes" / "bolt").exists()
-
-
-# thresholds
-
-
-def test_a_factor_follows_every_new_bank(make: Callable[..., TestPlant]) -> None:
-    plant = make()
-    teach(plant, "disc", 1, 2)
-    select(plant, "disc")
-    calibrated = plant.station.program.threshold
-    assert calibrated is not None
-    answer = plant.run("threshold_set", {"station": "press", "factor": 1.5})
-    assert answer == {"recipe": "disc", "threshold": pytest.approx(1.5 * calibrated), "stale": False}
-    assert plant.station.program.threshold == answer["threshold"]
-    teach(plant, "disc", 3)
-    taught = plant.taught["disc"]
-    assert isinstance(taught, Taught)
-    assert taught.calibration.threshold != calibrated
-    assert plant.station.program.threshold == pytest.approx(1.5 * taught.calibration.threshold)
-    plant.run("threshold_set", {"station": "press"})
-    assert plant.station.program.threshold == taught.calibration.threshold
-
-
-def test_an_absolute_threshold_stays_in_force_is_stale_under_another_bank_and_fresh_after_the_rollback(
-    make: Callable[..., TestPlant],
-) -> None:
-    plant = make()
-    teach(plant, "disc", 1, 2)
-    select(plant, "disc")
-    plant.events.clear()
-    assert plant.run("threshold_set", {"recipe": "disc", "threshold": 0.8}) == {
-        "recipe": "disc",
-        "threshold": 0.8,
-        "stale": False,
-    }
-    old = plant.station.program
-    assert (old.threshold, old.threshold_stale, plant.events) == (0.8, False, [])
-    teach(plant, "disc", 3)
-    new = plant.station.program
-    assert (new.threshold, new.threshold_stale) == (0.8, True)
-    [(recipe, kind, detail)] = plant.events
-    assert (recipe, kind, detail["threshold"]) == ("disc", "threshold_stale", 0.8)
-    assert old.calibration is not None
-    assert new.calibration is not None
-    assert detail["calibrated_then"] == old.calibration.threshold
-    assert detail["calibrated_now"] == new.calibration.threshold
-    assert listed(plant)["disc"]["threshold_stale"]
-    plant.run("rollback", {"recipe": "disc"})
-    assert not plant.station.program.threshold_stale
-    assert not listed(plant)["disc"]["threshold_stale"]
-    built(plant, plant.run("rebuild", {"recipe": "disc"})["build"])
-    assert plant.station.program.threshold_stale
-    plant.run("threshold_set", {"recipe": "disc", "threshold": 0.8})
-    assert not plant.station.program.threshold_stale
-    plant.close()
-    again = make()
-    assert not listed(again)["disc"]["threshold_stale"]
-    again.builder.load_current(again.store.get("disc"))
-    assert (again.station.program.threshold, again.station.program.threshold_stale) == (0.8, False)
-
-
-def test_a_bank_that_comes_while_a_station_changes_to_its_recipe_is_the_one_it_gets(make: Callable[..., TestPlant]) -> None:
-    plant = make()
-    teach(plant, "ring", 1, 2)
-    old = plant.taught["ring"]
-    teach(plant, "ring", 3)
-    new = plant.taught["ring"]
-    with ThreadPoolExecutor(1) as pool:
-        swaps: list[Future[None]] = []
-
-        def judging(recipe: str) -> Taught | Untaught:
-            swaps.append(pool.submit(plant.programs.taught, recipe, new))
-            wait([swaps[0]], 0.3)  # it would be done by now if it could
-            return old
-
-        plant.programs.give("press", plant.store.get("ring"), judging)
-        swaps[0].result(5)
-    assert plant.station.program.taught is new
-
-
-def test_swaps_selects_and_thresholds_at_once_leave_the_station_what_judges_now(make: Callable[..., TestPlant]) -> None:
-    plant = make()
-    for recipe in ("disc", "ring"):
-        teach(plant, recipe, 1, 2)
-        teach(plant, recipe, 3)
-    done = threading.Event()
-
-    def repeat(work: Callable[[int], object]) -> None:
-        number = 0
-        while not done.is_set():
-            work(number)
-            number += 1
-
-    banks = {recipe: [row["bank"] for row in plant.run("banks", {"recipe": recipe})["banks"]] for recipe in ("disc", "ring")}
-    works: list[Callable[[int], object]] = [
-        lambda number: select(plant, ("disc", "ring")[number % 2]),
-        lambda number: plant.run("rollback", {"recipe": "disc", "bank": banks["disc"][number % 2]}),
-        lambda number: plant.run("rollback", {"recipe": "ring", "bank": banks["ring"][number % 2]}),
-        lambda number: plant.run("threshold_set", {"recipe": "disc", "factor": 1.0 + number % 7}),
-    ]
-    with ThreadPoolExecutor(len(works)) as pool:
-        running = [pool.submit(repeat, work) for work in works]
-        done.wait(3)
-        done.set()
-        for one in running:
-            one.result(20)
-    assert len(plant.told) > 20
-    for program in plant.told:
-        assert program.bank is not None
-        assert program.bank.hash in banks[program.recipe.name]
-    last = plant.station.program
-    [current] = [row["bank"] for row in plant.run("banks", {"recipe": last.recipe.name})["banks"] if row["current"]]
-    assert last.bank is not None
-    assert last.bank.hash == current
-    assert last.override == plant.store.override(last.recipe.name)
-    assert plant.store.stations()["press"] == last.recipe.name
