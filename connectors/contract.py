@@ -135,9 +135,12 @@ class StateOut(Payload):
     since: Moment
 
 
-EventKind = Literal["build_started", "build_progress", "bank_built", "build_failed", "shot_held", "bank_corrupt"]
+EventKind = Literal[
+    "build_started", "build_progress", "bank_built", "build_failed", "threshold_refined", "shot_held", "bank_corrupt"
+]
 """A bank's build began, goes on (at most once a second), ended with a bank that judges from now on, or failed and left the
-old bank in place; a picture was held back from becoming a reference shot; a stored bank was damaged and is built again."""
+old bank in place; marked parts moved the threshold; a picture was held back from becoming a reference shot; a stored bank was
+damaged and is built again."""
 
 
 class EventOut(Payload):

@@ -158,10 +158,10 @@ class ThresholdSet(RecipeRequest):
 
 
 class Mark(Request):
-    """Say what an archived part really was."""
+    """Say what an archived part really was; marks move the threshold. `none` takes a mark back."""
 
     result_id: ResultId
-    verdict: Literal["good", "bad"]
+    verdict: Literal["good", "bad", "none"]
 
 
 class Promote(Request):
@@ -221,8 +221,32 @@ class ShotsAnswer(Payload):
     shots: tuple[ShotOut, ...]
 
 
+class RateOut(Payload):
+    """How often something is to be expected, 0 to 1; the truth lies between `low` and `high` in 95 of 100 cases."""
+
+    expected: float
+    low: float
+    high: float
+
+
+class MarksOut(Payload):
+    """What marked parts made of the threshold, which would be `shots_threshold` without them.
+
+    `false_reject`, `escape`: to be expected of parts like those marked. `rejected`: so many marked good fail all the same;
+    `escaped`: so many marked bad pass.
+    """
+
+    good: int
+    bad: int
+    shots_threshold: float
+    false_reject: RateOut | None
+    escape: RateOut | None
+    rejected: int
+    escaped: int
+
+
 class BankOut(Payload):
-    """A kept bank and its calibration."""
+    """A kept bank and its calibration. `advice`: what it came from, and what would make it better."""
 
     bank: str
     built_at: Moment
@@ -230,6 +254,8 @@ class BankOut(Payload):
     shots: int
     threshold: float
     provisional: bool
+    advice: str
+    marks: MarksOut | None
 
 
 class BanksAnswer(Payload):
@@ -276,10 +302,11 @@ class ThresholdAnswer(Payload):
 
 
 class MarkAnswer(Payload):
-    """The mark is kept."""
+    """The mark is kept, and the build that lets it move the threshold."""
 
     result_id: str
     verdict: str
+    build: str | None
 
 
 class ErrorOut(Payload):

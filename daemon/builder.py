@@ -20,7 +20,7 @@ from config.schema import RecipeConfig
 from connectors.contract import EventKind
 from daemon.banks import BankRow, Banks
 from daemon.finisher import uuid7
-from daemon.maker import PARTS, Maker, Progress
+from daemon.maker import PARTS, Maker, Progress, Refine
 from daemon.shots import At, Pixels, Shots, nowhere
 from daemon.station import Taught, Untaught
 from model.detector import Detector, Judgement, Reference
@@ -49,10 +49,11 @@ class Device(Protocol):
 
 @dataclass
 class _Build:
-    """One build; `given_up` says why it is to end without a bank."""
+    """One build; `marks_only`: the shots are not looked at. `given_up` says why it is to end without a bank."""
 
     recipe: str
     id: str
+    marks_only: bool
     given_up: str | None = None
 
 
@@ -74,10 +75,14 @@ class Builder:
         recipe_of: Callable[[str], RecipeConfig],
         on_taught: Callable[[str, Taught | Untaught], None],
         on_event: OnEvent = lambda *_: None,
+        refine: Refine = lambda *_: None,
         bank_rows: int | None = None,
         at: At = nowhere,
     ) -> None:
-        """bank_rows: most rows of a layer of the banks; None: as the preset says. on_taught: the swap, by one assignment."""
+        """on_taught: the swap, by one assignment. refine: what marks make of a calibration; without it there are no marks.
+
+        bank_rows: most rows of a layer of the banks; None: as the preset says.
+        """
         self._shots = shots
         self._banks = banks
         self._detector = detector
@@ -86,7 +91,7 @@ class Builder:
         self._on_taught = on_taught
         self._on_event = on_event
         self._at = at
-        self._maker = Maker(store, shots, banks, detector, self._do, bank_rows, at)
+        self._maker = Maker(store, shots, banks, detector, self._do, bank_rows, refine, at)
         self._wake = threading.Condition()
         self._pending: dict[str, _Build] = {}
         self._running: _Build | None = None
@@ -110,8 +115,16 @@ class Builder:
 
     def request(self, recipe: str) -> str:
         """Build from the shots as they are when it begins; a build that waits already will do. Its id."""
+        return self._ask(recipe, marks_only=False)
+
+    def refine(self, recipe: str) -> str:
+        """Let the recipe's marks, as they are then, move the threshold of the bank that judges; other banks stay. Its id."""
+        return self._ask(recipe, marks_only=True)
+
+    def _ask(self, recipe: str, *, marks_only: bool) -> str:
         with self._wake:
-            build = self._pending.setdefault(recipe, _Build(recipe, uuid7(time.time_ns())))
+            build = self._pending.setdefault(recipe, _Build(recipe, uuid7(time.time_ns()), marks_only))
+            build.marks_only &= marks_only
             self._wake.notify_all()
             return build.id
 
@@ -139,12 +152,7 @@ class Builder:
 
     def judge(self, pixels: Pixels, reference: Reference) -> Judgement:
         """What a reference says of one picture (cropped). Raises StoppingError."""
-
-        def work() -> Steps[Judgement]:
-            yield from ()
-            return self._detector.judge([pixels], [reference])
-
-        return self._do(work())
+        return self._maker.judge(pixels, reference)
 
     def rollback(self, recipe: str, bank: str | None = None) -> BankRow:
         """Judge by an earlier bank (its name or hash; None: the newest built before the current one), also after a restart.
@@ -197,8 +205,12 @@ class Builder:
         taught = self.taught(recipe.name) or self.load_current(recipe)
         if taught is not None and current is not None:
             shots = self._shots.all(recipe.name)
-            if not current[1] and (not shots or self._maker.manifest(recipe, [shot.shot for shot in shots]).hash != current[0]):
+            if current[1]:
+                return taught
+            if not shots or self._maker.manifest(recipe, [shot.shot for shot in shots]).hash != current[0]:
                 self.request(recipe.name)
+            else:
+                self.refine(recipe.name)  # a mark may have come just before the stop
             return taught
         with self._swap:
             made = self._maker.make(recipe, progress, lambda: None)
@@ -223,7 +235,6 @@ class Builder:
 
     def _build(self, build: _Build) -> None:
         started_s = told_s = time.monotonic()
-        self._say(build.recipe, "build_started", {"build": build.id})
 
         def progress(what: str, done: int, total: int) -> None:
             nonlocal told_s
@@ -239,13 +250,23 @@ class Builder:
 
         try:
             recipe = self._recipe_of(build.recipe)
+            if not build.marks_only:
+                self._say(build.recipe, "build_started", {"build": build.id})
+            before = self.taught(build.recipe)
             with contextlib.ExitStack() as swap:
 
                 def before_commit() -> None:
                     swap.enter_context(self._swap)
                     progress(PARTS[-1], 1, 1)  # a rollback that came first wins
 
-                taught = self._maker.make(recipe, progress, before_commit)
+                taught: Taught | Untaught
+                current = self._banks.current(build.recipe) if build.marks_only else None
+                if current is not None:
+                    taught = self._maker.refine(recipe, current[0], progress, before_commit)
+                else:
+                    taught = self._maker.make(recipe, progress, before_commit)
+                if build.marks_only and _same(taught, before):
+                    return
                 self._tell(build.recipe, taught)
                 self._at("swapped")
                 self._banks.prune(build.recipe)
@@ -264,9 +285,10 @@ class Builder:
         if isinstance(taught, Taught):
             own = taught.calibration
             detail |= {"bank": taught.bank.name if taught.bank else None, "shots": own.shots, "threshold": own.threshold}
+            detail |= {"advice": own.advice}
         else:
             detail |= {"bank": None, "reason": taught.reason}
-        self._say(build.recipe, "bank_built", detail)
+        self._say(build.recipe, "threshold_refined" if build.marks_only else "bank_built", detail)
 
     def _say(self, recipe: str, kind: EventKind, detail: Detail) -> None:
         try:
@@ -298,3 +320,8 @@ class Builder:
             return self._device.submit_background(told()).result()
         except CancelledError:
             raise StoppingError("the daemon is stopping; ask again when it runs") from None
+
+
+def _same(taught: Taught | Untaught, before: Taught | None) -> bool:
+    """Whether marks changed nothing."""
+    return isinstance(taught, Untaught) or (before is not None and taught.calibration == before.calibration)

@@ -27,10 +27,11 @@ recipes = typer.Typer(no_args_is_help=True, help="Make, change and move recipes.
 
 
 class Verdict(StrEnum):
-    """What a part really was."""
+    """What a part really was; none: nobody says."""
 
     good = "good"
     bad = "bad"
+    none = "none"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -135,6 +136,9 @@ def banks(recipe: RecipeOption, config: ConfigOption = DEFAULT_CONFIG) -> None:
         rows = runner.run("banks", {"recipe": recipe})["banks"]
     columns = ("bank", "", "built at (UTC)", "shots", "threshold")
     _print_table(columns, (_bank_row(row) for row in rows))
+    for row in rows:
+        if row["current"]:
+            print(row["advice"])
 
 
 def _bank_row(row: dict[str, Any]) -> tuple[str, ...]:
@@ -164,10 +168,11 @@ def mark(
     verdict: Annotated[Verdict, typer.Argument(help="What the part really was.")],
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Say what an archived part really was; marks refine the threshold."""
+    """Say what an archived part really was; marks refine the threshold. `none` takes a mark back."""
     with connect(config) as runner:
-        runner.run("mark", {"result_id": result, "verdict": verdict.value})
-    print(f"{result} is marked {verdict.value}")
+        answer = runner.run("mark", {"result_id": result, "verdict": verdict.value})
+    what = f"is marked {verdict.value}" if verdict is not Verdict.none else "is marked no more"
+    print(f"{result} {what}" + (f"; the threshold follows in {answer['build']}" if answer["build"] else ""))
 
 
 def promote(

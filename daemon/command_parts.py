@@ -70,8 +70,8 @@ class Archive(Protocol):
     def marked(self, result_id: str) -> Literal["good", "bad"] | None:
         """What it was marked as."""
 
-    def mark(self, result_id: str, verdict: Literal["good", "bad"]) -> bool:
-        """False when the result is not archived."""
+    def mark(self, result_id: str, verdict: Literal["good", "bad"] | None) -> bool:
+        """None takes a mark back. False when the result is not archived."""
 
 
 @dataclass(frozen=True)

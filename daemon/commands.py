@@ -26,6 +26,7 @@ from daemon.banks import BankRow
 from daemon.command_parts import Frames, Parts, Plant
 from daemon.teacher import Registered, Teacher
 from model.errors import ModelError
+from model.labelled import Labelled, Rate
 
 log = logging.getLogger(__name__)
 
@@ -276,21 +277,30 @@ class Commands:
         return wire.ThresholdAnswer(recipe=recipe, threshold=threshold)
 
     def _mark(self, parts: Parts, request: wire.Mark, _: bytes | None) -> wire.MarkAnswer:
-        if not _wired(parts.archive).mark(request.result_id, request.verdict):
+        archive = _wired(parts.archive)
+        recipe = archive.recipe_of(request.result_id)
+        if recipe is None or not archive.mark(request.result_id, None if request.verdict == "none" else request.verdict):
             raise CommandError("unknown_result", f"no result {request.result_id!r} is archived")
-        return wire.MarkAnswer(result_id=request.result_id, verdict=request.verdict)
+        # A recipe that is gone has no threshold to move.
+        build = parts.teacher.refine(recipe) if recipe in self._plant.recipes() else None
+        return wire.MarkAnswer(result_id=request.result_id, verdict=request.verdict, build=build)
 
     def _promote(self, parts: Parts, request: wire.Promote, _: bytes | None) -> wire.RegisterAnswer:
         picture = _archived(parts, request.result_id)
-        if _wired(parts.archive).marked(request.result_id) == "bad":
+        archive = _wired(parts.archive)
+        if archive.marked(request.result_id) == "bad":
             # One bad shot hides its defect for ever.
             mend = "Mark it good first, if it is"
             raise CommandError("refused", f"result {request.result_id!r} is marked bad, and shots are good parts. {mend}")
-        recipe = self._recipe(request.recipe or _wired(parts.archive).recipe_of(request.result_id))
+        own = archive.recipe_of(request.result_id)
+        recipe = self._recipe(request.recipe or own)
         name = f"result {request.result_id}"
         done = parts.teacher.register(recipe, picture, name=name, force=request.force)
         if done.held is None:
-            _wired(parts.archive).mark(request.result_id, "good")
+            archive.mark(request.result_id, "good")
+            # Where it is a shot the mark does not count.
+            if own is not None and own != recipe and own in self._plant.recipes():
+                parts.teacher.refine(own)
         return _registered(recipe, [done])
 
 
@@ -370,6 +380,23 @@ def _bank_out(row: BankRow) -> wire.BankOut:
         shots=calibration.shots,
         threshold=calibration.threshold,
         provisional=calibration.provisional,
+        advice=calibration.advice,
+        marks=_marks_out(row.labelled) if row.labelled is not None else None,
+    )
+
+
+def _marks_out(labelled: Labelled) -> wire.MarksOut:
+    def rate(own: Rate | None) -> wire.RateOut | None:
+        return wire.RateOut(expected=own.expected, low=own.low, high=own.high) if own is not None else None
+
+    return wire.MarksOut(
+        good=labelled.good,
+        bad=labelled.bad,
+        shots_threshold=labelled.shots_threshold,
+        false_reject=rate(labelled.false_reject),
+        escape=rate(labelled.escape),
+        rejected=len(labelled.rejected),
+        escaped=len(labelled.escaped),
     )
 
 

@@ -32,8 +32,8 @@ class Evidence:
         """What it was marked as."""
         return self._marks.of(result_id)
 
-    def mark(self, result_id: str, verdict: Mark) -> bool:
-        """False when the result is not archived. Raises ArchiveError when the mark cannot be made durable."""
+    def mark(self, result_id: str, verdict: Mark | None) -> bool:
+        """None takes a mark back. False when the result is not archived. Raises ArchiveError when it cannot be made durable."""
         if self._archive.find(result_id) is None:
             return False
         self._marks.mark(result_id, verdict, by="command")

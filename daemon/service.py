@@ -196,6 +196,7 @@ class Service:
             recipe_of=recipe_of,
             on_taught=self._taught,
             on_event=self._event,
+            refine=self.marks.refine,
             bank_rows=self.config.inference.bank_rows,
         )
         self.teacher = Teacher(shots, banks, recipe_of, self._builder, self._event)

@@ -75,6 +75,10 @@ class Labelled:
     def advice(self) -> str:
         """What the marks came to, and what mends it, for the engineer."""
         told = f"{self.good} marked good, {self.bad} marked bad"
+        if self.false_reject is not None:
+            told += f"; expect false rejects {self.false_reject}"
+        if self.escape is not None:
+            told += f"; expect escapes {self.escape}"
         if self.rejected:
             told += f"; {len(self.rejected)} marked good still fail: look whether the marks are right, then promote them to shots"
         if self.escaped:

@@ -16,6 +16,7 @@ from daemon.finisher import Finisher
 from daemon.frames import NewestFrames
 from daemon.inspector import Inspector
 from daemon.ledger import Ledger
+from daemon.maker import Refine
 from daemon.shots import Shots
 from daemon.station import Taught, Untaught
 from daemon.teacher import Teacher
@@ -42,6 +43,7 @@ class TestPlant:
         self.metrics = Metrics("test")
         self.frames = NewestFrames()
         self.taught: dict[str, Taught | Untaught] = {}
+        self.refine: Refine = lambda *_: None
         self.ledger = Ledger(self.state)
         self._finisher = Finisher(Topics("test"))
         self._inspector = Inspector(self._finisher, max_batch=1, max_wait_s=0)
@@ -54,6 +56,7 @@ class TestPlant:
             self._inspector,
             recipe_of=RECIPES.__getitem__,
             on_taught=self.taught.__setitem__,
+            refine=lambda *marked: self.refine(*marked),
         )
         self.teacher = Teacher(shots, banks, RECIPES.__getitem__, self._builder)
         self._inspector.start(detector, [])
@@ -69,6 +72,11 @@ class TestPlant:
 
     def run(self, name: str, request: dict[str, Any] | None = None, attachment: bytes | None = None) -> dict[str, Any]:
         return self.commands.run(name, request or {}, attachment)
+
+    def built(self, build: str | None) -> None:
+        """Once that build has ended."""
+        assert build is not None
+        assert self._builder.wait(build, 30)
 
     def counted(self, command: str, outcome: str) -> float:
         """aprilcam_commands_total of a series."""

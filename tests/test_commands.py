@@ -178,7 +178,7 @@ def test_a_command_that_was_refused_may_be_sent_again_with_its_request_id(plant:
         ("register", {"recipe": "disc", "picture": "AAAA"}, "refused", "not a picture. Use a whole png"),
         ("register", {"recipe": "disc", "result_id": "x"}, "refused", "not available in this daemon"),
         ("mark", {"result_id": "x", "verdict": "good"}, "refused", "not available in this daemon"),
-        ("mark", {"result_id": "x", "verdict": "fine"}, "malformed", "mark.verdict: input should be 'good' or 'bad'"),
+        ("mark", {"result_id": "x", "verdict": "fine"}, "malformed", "mark.verdict: input should be 'good', 'bad' or 'none'"),
         ("recipe_create", {"recipe": "new", "object": "cog"}, "refused", "not available in this daemon"),
         ("threshold_set", {"recipe": "disc", "factor": 1.0, "threshold": 1.0}, "malformed", "both threshold and factor"),
         ("rollback", {"recipe": "disc"}, "refused", "has no earlier bank to go back to"),

@@ -144,5 +144,6 @@ def test_it_is_applied_beside_the_bank_and_the_mask_follows() -> None:
     applied = labelled(bad=(0.46,)).apply(calibration)
     assert applied.threshold == pytest.approx(0.43)
     assert applied.pixel_threshold == pytest.approx(0.4 * 0.43 / 0.5)
-    assert applied.advice == "3 shots; 0 marked good, 1 marked bad"
+    # The one bad mark, judged by the threshold without it (0.5), escapes: 1 of 1, Laplace 2/3, lower bound 0.025.
+    assert applied.advice == "3 shots; 0 marked good, 1 marked bad; expect escapes 66.7% (2.5% to 100.0%; 1 of 1 parts)"
     assert applied.shot_scores == SHOTS
