@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -25,7 +26,7 @@ from daemon.shots import At, Pixels, Shots, nowhere
 from daemon.station import Taught, Untaught
 from model.detector import Detector, Judgement, Reference
 from model.errors import ModelError
-from model.steps import Steps
+from model.steps import Steps, telling
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -304,20 +305,8 @@ class Builder:
 
     def _do(self, work: Steps[T], what: str = "", progress: Progress | None = None) -> T:
         """Have the device's owner do it, in slices."""
-
-        def told() -> Steps[T]:
-            while True:
-                try:
-                    step = next(work)
-                except StopIteration as end:
-                    result: T = end.value
-                    return result
-                if progress is not None:
-                    progress(what, *step)
-                yield step
-
         try:
-            return self._device.submit_background(told()).result()
+            return self._device.submit_background(telling(work, partial(progress, what)) if progress else work).result()
         except CancelledError:
             raise StoppingError("the daemon is stopping; ask again when it runs") from None
 
