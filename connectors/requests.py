@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import models_json_schema
 
 from config.schema import Name, Region
-from connectors.contract import Moment, Payload
+from connectors.contract import Moment, Payload, Verdict
 
 MAX_PICTURE_BYTES = 64 << 20
 """Largest picture file, and largest recipe file, that a command may bring along."""
@@ -155,6 +155,14 @@ class ThresholdSet(RecipeRequest):
         if self.threshold is not None and self.factor is not None:
             raise ValueError("both threshold and factor, expected one of them")
         return self
+
+
+class Results(Request):
+    """List archived results, newest first."""
+
+    station: Name | None = None
+    verdict: Verdict | None = None
+    limit: int = Field(default=20, ge=1, le=500)
 
 
 class Mark(Request):
@@ -301,6 +309,29 @@ class ThresholdAnswer(Payload):
     threshold: float | None
 
 
+class KeptResultOut(Payload):
+    """An archived result, and what it was marked as. `picture`: its file, in the state folder; `bytes`: of all its files."""
+
+    result_id: str
+    station: str
+    recipe: str
+    bank: str | None
+    verdict: Verdict
+    reason: str | None
+    score: float | None
+    threshold: float | None
+    created_at: Moment
+    mark: Literal["good", "bad"] | None
+    picture: str
+    bytes: int
+
+
+class ResultsAnswer(Payload):
+    """Archived results, newest first."""
+
+    results: tuple[KeptResultOut, ...]
+
+
 class MarkAnswer(Payload):
     """The mark is kept, and the build that lets it move the threshold."""
 
@@ -341,6 +372,7 @@ REQUESTS: dict[str, type[Request]] = {
     "recipe_export": RecipeExport,
     "recipe_import": RecipeImport,
     "threshold_set": ThresholdSet,
+    "results": Results,
     "mark": Mark,
     "promote": Promote,
 }
@@ -358,6 +390,7 @@ ANSWERS: dict[str, type[Payload]] = {
     "recipe_export": ExportAnswer,
     "recipe_import": RecipeAnswer,
     "threshold_set": ThresholdAnswer,
+    "results": ResultsAnswer,
     "mark": MarkAnswer,
     "promote": RegisterAnswer,
 }

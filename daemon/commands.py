@@ -276,6 +276,27 @@ class Commands:
         threshold = _wired(parts.recipes).set_threshold(recipe, threshold=request.threshold, factor=request.factor)
         return wire.ThresholdAnswer(recipe=recipe, threshold=threshold)
 
+    def _results(self, parts: Parts, request: wire.Results, _: bytes | None) -> wire.ResultsAnswer:
+        archive = _wired(parts.archive)
+        rows = [
+            wire.KeptResultOut(
+                result_id=kept.result_id,
+                station=kept.station,
+                recipe=kept.recipe,
+                bank=kept.bank,
+                verdict=kept.verdict,
+                reason=kept.reason,
+                score=kept.score,
+                threshold=kept.threshold,
+                created_at=kept.created_at,
+                mark=mark,
+                picture=archive.place(kept),
+                bytes=kept.bytes,
+            )
+            for kept, mark in archive.latest(request.station, request.verdict, request.limit)
+        ]
+        return wire.ResultsAnswer(results=tuple(rows))
+
     def _mark(self, parts: Parts, request: wire.Mark, _: bytes | None) -> wire.MarkAnswer:
         archive = _wired(parts.archive)
         recipe = archive.recipe_of(request.result_id)

@@ -90,7 +90,7 @@ class Maker:
         if not shots and mode != "zero_shot":
             before_commit()
             self._banks.none_current(recipe.name)
-            return Untaught(f"recipe {recipe.name!r} has no reference shots; put pictures of good parts into its shots folder")
+            return Untaught(f"recipe {recipe.name!r} has no reference shots; register pictures of good parts")
         words = self._words(recipe)
         if not shots:
             calibration = even_odds(len(self._detector.extractor.spec.layers))
