@@ -222,7 +222,10 @@ class ShotsAnswer(Payload):
 
 
 class BankOut(Payload):
-    """A kept bank and its calibration."""
+    """A kept bank and its calibration.
+
+    expected_false_reject: share of good parts that will fail, 0 to 1, with its 95 % interval; null where the shots cannot tell.
+    """
 
     bank: str
     built_at: Moment
@@ -230,6 +233,9 @@ class BankOut(Payload):
     shots: int
     threshold: float
     provisional: bool
+    expected_false_reject: float | None
+    false_reject_low: float | None
+    false_reject_high: float | None
 
 
 class BanksAnswer(Payload):

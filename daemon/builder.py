@@ -264,6 +264,8 @@ class Builder:
         if isinstance(taught, Taught):
             own = taught.calibration
             detail |= {"bank": taught.bank.name if taught.bank else None, "shots": own.shots, "threshold": own.threshold}
+            if (rate := own.false_reject) is not None:
+                detail |= {"expected_false_reject": rate.expected, "false_reject_low": rate.low, "false_reject_high": rate.high}
         else:
             detail |= {"bank": None, "reason": taught.reason}
         self._say(build.recipe, "bank_built", detail)

@@ -133,13 +133,16 @@ def banks(recipe: RecipeOption, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """List a recipe's banks, newest first."""
     with connect(config) as runner:
         rows = runner.run("banks", {"recipe": recipe})["banks"]
-    columns = ("bank", "", "built at (UTC)", "shots", "threshold")
+    columns = ("bank", "", "built at (UTC)", "shots", "threshold", "expected false rejects")
     _print_table(columns, (_bank_row(row) for row in rows))
 
 
 def _bank_row(row: dict[str, Any]) -> tuple[str, ...]:
     threshold = f"{row['threshold']:.4f}{' (provisional)' if row['provisional'] else ''}"
-    return row["bank"][:16], "judges" if row["current"] else "", row["built_at"][:19], str(row["shots"]), threshold
+    expected = "not known"
+    if row["expected_false_reject"] is not None:
+        expected = f"{row['expected_false_reject']:.1%} ({row['false_reject_low']:.1%} to {row['false_reject_high']:.1%})"
+    return row["bank"][:16], "judges" if row["current"] else "", row["built_at"][:19], str(row["shots"]), threshold, expected
 
 
 def rebuild(recipe: RecipeOption, config: ConfigOption = DEFAULT_CONFIG) -> None:

@@ -363,6 +363,7 @@ def _registered(recipe: str, done: Sequence[Registered]) -> wire.RegisterAnswer:
 
 def _bank_out(row: BankRow) -> wire.BankOut:
     calibration = row.calibration
+    rate = calibration.false_reject
     return wire.BankOut(
         bank=row.bank,
         built_at=row.built_at,
@@ -370,6 +371,9 @@ def _bank_out(row: BankRow) -> wire.BankOut:
         shots=calibration.shots,
         threshold=calibration.threshold,
         provisional=calibration.provisional,
+        expected_false_reject=rate.expected if rate else None,
+        false_reject_low=rate.low if rate else None,
+        false_reject_high=rate.high if rate else None,
     )
 
 

@@ -14,7 +14,7 @@ from daemon.shots import crop, pixel_hash
 from demo.pictures import BUILD, Part, lay_out
 from demo.run import CONFIG
 from model.bank import build_bank
-from model.calibration import calibrate
+from model.calibration import calibrate, mirror
 from model.detector import Detector, Reference
 from model.features import create_extractor
 from model.regions import find_regions
@@ -62,10 +62,11 @@ def main() -> None:
     recipe = config.recipes[0]
     detector = Detector(create_extractor(load_preset(config.inference.preset, CONFIG.parent), config.inference.device))
     shots = [read_picture(path) for path in list_pictures(recipe.shots)] if recipe.shots is not None else []
-    features = detector.encode([crop(pixels, recipe.region, "shot") for pixels in shots])
+    parts = [crop(pixels, recipe.region, "shot") for pixels in shots]
+    features, mirrored = detector.encode(parts), [detector.encode([mirror(part)]) for part in parts]
     names, most = [pixel_hash(pixels) for pixels in shots], detector.extractor.spec.bank_rows
     bank = build_bank(features, fingerprint=detector.fingerprint, shots=names, max_rows=most)
-    calibration = calibrate(detector, features, Reference(bank))
+    calibration = calibrate(detector, features, mirrored, Reference(bank))
     reference, threshold = calibration.apply(Reference(bank)), calibration.threshold
     rows, scores = [], []
     for part in sorted(line, key=lambda part: (part.defective, part.source.name)):
@@ -80,7 +81,7 @@ def main() -> None:
     cv2.imwrite(str(path), sheet)
     good = [score for defective, score in scores if not defective]
     bad = [score for defective, score in scores if defective]
-    print(f"threshold {threshold:.4f} from {calibration.shots} shots")
+    print(f"threshold {threshold:.4f} from {calibration.advice}")
     if good:
         print(f"good:      {sum(score <= threshold for score in good)} of {len(good)} pass (highest {max(good):.4f})")
     if bad:
