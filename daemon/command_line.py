@@ -141,7 +141,7 @@ def _bank_row(row: dict[str, Any]) -> tuple[str, ...]:
     threshold = f"{row['threshold']:.4f}{' (provisional)' if row['provisional'] else ''}"
     expected = "not known"
     if row["expected_false_reject"] is not None:
-        expected = f"{row['expected_false_reject']:.1%} ({row['false_reject_low']:.1%} to {row['false_reject_high']:.1%})"
+        expected = f"{row['expected_false_reject']:.0%} ({row['false_reject_low']:.0%} to {row['false_reject_high']:.0%})"
     return row["bank"][:16], "judges" if row["current"] else "", row["built_at"][:19], str(row["shots"]), threshold, expected
 
 
