@@ -1,5 +1,7 @@
 """daemon/builder.py, maker.py, banks.py, encoded.py: builds in the background, swaps, rollbacks, and what a kill leaves."""
 
+import hashlib
+import json
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ import pytest
 from config.errors import StoreError
 from config.schema import RecipeConfig, StationConfig
 from connectors.contract import ResultOut, Topics
+from daemon.encoded import EncodedShots
 from daemon.finisher import Finisher
 from daemon.inspector import Inspector
 from daemon.ledger import Ledger
@@ -111,6 +114,25 @@ def test_damaged_features_are_made_again(tmp_path: Path, school: Make) -> None:
     own.ledger.call(lambda connection: connection.execute("DELETE FROM banks")).result()
     assert own.built(own.teacher.rebuild("disc")).calibration == first.calibration
     assert own.extractor.encoded == before + 2 * 3
+
+
+def test_features_kept_by_a_release_that_kept_no_mirror_images_are_made_again(tmp_path: Path, school: Make) -> None:
+    own = school()
+    first = teach(own, range(2))
+    folder = tmp_path / "state" / "recipes" / "disc" / "features"
+    for path in folder.iterdir():
+        path.unlink()
+    old = EncodedShots(folder, own.detector.fingerprint, None, None)
+    old._key = hashlib.sha256(
+        json.dumps([own.detector.fingerprint, None, None], sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
+    for seed in range(2):
+        old.store(pixel_hash(draw_part(seed)), own.detector.encode([draw_part(seed)]))
+    own.ledger.call(lambda connection: connection.execute("DELETE FROM banks")).result()
+    before = own.extractor.encoded
+    assert own.built(own.teacher.rebuild("disc")).calibration == first.calibration
+    assert own.extractor.encoded == before + 2 * 2
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_registrations_join_the_build_that_waits_and_follow_the_one_that_runs(school: Make) -> None:
