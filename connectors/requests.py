@@ -254,7 +254,10 @@ class MarksOut(Payload):
 
 
 class BankOut(Payload):
-    """A kept bank and its calibration. `advice`: what it came from, and what would make it better."""
+    """A kept bank and its calibration. `advice`: what it came from, and what would make it better.
+
+    false_reject: share of good parts that will fail; null where the shots cannot tell.
+    """
 
     bank: str
     built_at: Moment
@@ -263,6 +266,7 @@ class BankOut(Payload):
     threshold: float
     provisional: bool
     advice: str
+    false_reject: RateOut | None
     marks: MarksOut | None
 
 

@@ -287,6 +287,8 @@ class Builder:
             own = taught.calibration
             detail |= {"bank": taught.bank.name if taught.bank else None, "shots": own.shots, "threshold": own.threshold}
             detail |= {"advice": own.advice}
+            if (rate := own.false_reject) is not None:
+                detail |= {"expected_false_reject": rate.expected, "false_reject_low": rate.low, "false_reject_high": rate.high}
         else:
             detail |= {"bank": None, "reason": taught.reason}
         self._say(build.recipe, "threshold_refined" if build.marks_only else "bank_built", detail)

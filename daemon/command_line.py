@@ -145,7 +145,7 @@ def banks(recipe: RecipeOption, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """List a recipe's banks, newest first."""
     with connect(config) as runner:
         rows = runner.run("banks", {"recipe": recipe})["banks"]
-    columns = ("bank", "", "built at (UTC)", "shots", "threshold")
+    columns = ("bank", "", "built at (UTC)", "shots", "threshold", "expected false rejects")
     _print_table(columns, (_bank_row(row) for row in rows))
     for row in rows:
         if row["current"]:
@@ -154,7 +154,10 @@ def banks(recipe: RecipeOption, config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 def _bank_row(row: dict[str, Any]) -> tuple[str, ...]:
     threshold = f"{row['threshold']:.4f}{' (provisional)' if row['provisional'] else ''}"
-    return row["bank"][:16], "judges" if row["current"] else "", row["built_at"][:19], str(row["shots"]), threshold
+    expected = "not known"
+    if (rate := row["false_reject"]) is not None:
+        expected = f"{rate['expected']:.0%} ({rate['low']:.0%} to {rate['high']:.0%})"
+    return row["bank"][:16], "judges" if row["current"] else "", row["built_at"][:19], str(row["shots"]), threshold, expected
 
 
 def rebuild(recipe: RecipeOption, config: ConfigOption = DEFAULT_CONFIG) -> None:

@@ -26,7 +26,8 @@ from daemon.banks import BankRow
 from daemon.command_parts import Frames, Parts, Plant
 from daemon.teacher import Registered, Teacher
 from model.errors import ModelError
-from model.labelled import Labelled, Rate
+from model.labelled import Labelled
+from model.rate import Rate
 
 log = logging.getLogger(__name__)
 
@@ -402,20 +403,22 @@ def _bank_out(row: BankRow) -> wire.BankOut:
         threshold=calibration.threshold,
         provisional=calibration.provisional,
         advice=calibration.advice,
+        false_reject=_rate_out(calibration.false_reject),
         marks=_marks_out(row.labelled) if row.labelled is not None else None,
     )
 
 
-def _marks_out(labelled: Labelled) -> wire.MarksOut:
-    def rate(own: Rate | None) -> wire.RateOut | None:
-        return wire.RateOut(expected=own.expected, low=own.low, high=own.high) if own is not None else None
+def _rate_out(rate: Rate | None) -> wire.RateOut | None:
+    return wire.RateOut(expected=rate.expected, low=rate.low, high=rate.high) if rate is not None else None
 
+
+def _marks_out(labelled: Labelled) -> wire.MarksOut:
     return wire.MarksOut(
         good=labelled.good,
         bad=labelled.bad,
         shots_threshold=labelled.shots_threshold,
-        false_reject=rate(labelled.false_reject),
-        escape=rate(labelled.escape),
+        false_reject=_rate_out(labelled.false_reject),
+        escape=_rate_out(labelled.escape),
         rejected=len(labelled.rejected),
         escaped=len(labelled.escaped),
     )

@@ -76,7 +76,8 @@ class Finisher:
         self, ticket: Ticket, taught: Taught, anomaly_map: NDArray[np.float32], score: float, inference_s: float
     ) -> tuple[Entry, str]:
         threshold = ticket.station.threshold_of(taught)
-        pixel_threshold = ticket.station.recipe.threshold or taught.calibration.pixel_threshold
+        # The mask's moves with a threshold that the recipe sets.
+        pixel_threshold = taught.calibration.pixel_threshold * (threshold / taught.calibration.threshold)
         if score <= threshold:
             return self._entry(
                 ticket, "pass", ticket.taken_s, inference_s, taught=taught, score=score, threshold=threshold,

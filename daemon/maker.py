@@ -22,9 +22,9 @@ from daemon.marks import Scorer
 from daemon.shots import At, Pixels, Shots, box, crop, nowhere, pixel_hash
 from daemon.station import Taught, Untaught
 from model.bank import BankManifest, building
-from model.calibration import RULE, Calibration, calibrating, even_odds, mirrors
+from model.calibration import RULE, Calibration, calibrating, even_odds, mirror
 from model.detector import Detector, Judgement, Mode, Reference
-from model.features import PatchFeatures, joining
+from model.features import PatchFeatures, join, joining
 from model.labelled import Labelled
 from model.steps import Steps
 
@@ -116,7 +116,7 @@ class Maker:
             )
             bank = self._do(steps, PARTS[1], progress)
         reference, basis = Reference(bank, words), self._basis(recipe, mode)
-        calibration = self._do(calibrating(self._detector, features, reference, mirrored), PARTS[2], progress)
+        calibration = self._do(calibrating(self._detector, features, mirrored, reference), PARTS[2], progress)
         labelled = self._labelled(recipe, manifest.hash, basis, reference, calibration, used, progress)
         before_commit()
         self._banks.store(recipe.name, manifest.hash, bank, basis, calibration, labelled)
@@ -184,13 +184,13 @@ class Maker:
 
     def _encode(
         self, recipe: RecipeConfig, shots: list[Shot], progress: Progress
-    ) -> tuple[list[str], PatchFeatures, PatchFeatures | None]:
-        """The shots that can be used, their features, and those of a lone shot's mirror images."""
+    ) -> tuple[list[str], PatchFeatures, list[PatchFeatures]]:
+        """The shots that can be used, their features, and those of the mirror image of each."""
         fingerprint, layers = self._detector.fingerprint, self._detector.linear_layers_sha256
         folder = self._store / "recipes" / recipe.name / "features"
         kept = EncodedShots(folder, fingerprint, layers, box(recipe.region))
         used: list[str] = []
-        parts: list[PatchFeatures] = []
+        pairs: list[PatchFeatures] = []
         for done, shot in enumerate(shots):
             progress(PARTS[0], done, len(shots))
             features = kept.load(shot.shot)
@@ -200,28 +200,26 @@ class Maker:
                 except PictureError as error:
                     log.warning("recipe %s: a shot is left out: %s", recipe.name, error)
                     continue
-                features = self._do(self._encoding([pixels]))
+                features = self._do(self._encoding(pixels))
                 try:
                     kept.store(shot.shot, features)
                 except OSError as error:
                     raise StoreError(f"{folder}: cannot store features ({error.strerror}). Free space.") from None
                 self._at("features_stored")
             used.append(shot.shot)
-            parts.append(features)
-        if not parts:
+            pairs.append(features)
+        if not pairs:
             raise PictureError(f"recipe {recipe.name}: none of its {len(shots)} shots can be used. Register others")
         kept.keep_only(used)
-        mirrored = None
-        if len(used) == 1:
-            [lone] = [shot for shot in shots if shot.shot == used[0]]
-            mirrored = self._do(self._encoding(mirrors(crop(self._shots.read(lone), recipe.region, lone.file))))
-        joined = self._do(joining(parts, self._detector.extractor.device))
+        joined = self._do(joining([pair.select(slice(0, 1)) for pair in pairs], self._detector.extractor.device))
         progress(PARTS[0], len(shots), len(shots))
-        return used, joined, mirrored
+        return used, joined, [pair.select(slice(1, 2)) for pair in pairs]
 
-    def _encoding(self, pictures: list[Pixels]) -> Steps[PatchFeatures]:
-        yield from ()
-        return self._detector.encode(pictures)
+    def _encoding(self, shot: Pixels) -> Steps[PatchFeatures]:
+        """A shot and its mirror image, one picture at a time: frames wait for each."""
+        own = self._detector.encode([shot])
+        yield 1, 2
+        return join([own, self._detector.encode([mirror(shot)])])
 
     # What a bank depends on.
 

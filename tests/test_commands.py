@@ -85,6 +85,10 @@ def test_rollback_goes_to_the_bank_before_and_rebuild_back_to_the_shots(plant: T
         wait_for(lambda count=count: len(plant.run("banks", {"recipe": "disc"})["banks"]) == count, "its bank")  # type: ignore[misc]
     newest, oldest = plant.run("banks", {"recipe": "disc"})["banks"]
     assert (newest["current"], newest["shots"], oldest["current"], oldest["shots"]) == (True, 2, False, 1)
+    # Each of two is judged by the other and its mirror image: a wide interval, and one shot tells nothing.
+    rate = newest["false_reject"]
+    assert 0 <= rate["low"] < rate["expected"] < rate["high"] <= 1
+    assert oldest["false_reject"] is None
     back = plant.run("rollback", {"recipe": "disc"})["bank"]
     assert (back["bank"], back["current"]) == (oldest["bank"], True)
     taught = plant.taught["disc"]

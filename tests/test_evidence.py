@@ -77,7 +77,7 @@ def test_a_mark_answers_with_the_build_that_follows_it_and_banks_tell_what_came_
         "bad": 1,
         "shots_threshold": alone["threshold"],
         "false_reject": None,
-        "escape": {"expected": pytest.approx(1 / 3), "low": 0.0, "high": pytest.approx(0.975)},  # none of one
+        "escape": {"expected": pytest.approx(1 / 4), "low": 0.0, "high": pytest.approx(0.975)},  # none of one
         "rejected": 0,
         "escaped": 0,
     }

@@ -57,6 +57,11 @@ def spotted(level: int, seed: int = 50) -> Pixels:
     return np.clip(spot, 0, 255).astype(np.uint8)
 
 
+def highest(taught: Taught) -> float:
+    """Score of the shots that pass; of bad parts over it, and not over the threshold, only a mark can tell."""
+    return max(own for own in taught.calibration.shot_scores if own <= taught.calibration.threshold)
+
+
 def part_that_scores(school: School, taught: Taught, low: float, high: float) -> Pixels:
     """Between both, by `taught`."""
     for level in range(200):
@@ -81,12 +86,13 @@ def test_a_part_marked_bad_that_passed_fails_from_then_on_and_passes_when_the_ma
     own = school()
     alone = teach(own, parts(8))
     limit = alone.calibration.threshold
-    escaped = part_that_scores(own, alone, max(alone.calibration.shot_scores), limit)
+    escaped = part_that_scores(own, alone, highest(alone), limit)
     result_id = marked(own, escaped, "bad")
     judges = own.builder.taught("disc")
     assert judges is not None
     assert judges.calibration.threshold < score(own, judges, escaped) < limit
-    assert judges.calibration.pixel_threshold == judges.calibration.threshold
+    moved = judges.calibration.threshold / limit
+    assert judges.calibration.pixel_threshold == pytest.approx(alone.calibration.pixel_threshold * moved)
     assert judges.bank is not None
     assert alone.bank is not None
     assert judges.bank.hash == alone.bank.hash
@@ -115,7 +121,7 @@ def test_a_false_reject_marked_good_passes_from_then_on(school: Make) -> None:
 def test_marks_are_followed_by_the_next_bank_too(school: Make) -> None:
     own = school()
     alone = teach(own, parts(8))
-    marked(own, part_that_scores(own, alone, max(alone.calibration.shot_scores), alone.calibration.threshold), "bad")
+    marked(own, part_that_scores(own, alone, highest(alone), alone.calibration.threshold), "bad")
     taught = own.built(own.teacher.register("disc", png(draw_part(8)), name="ninth").build)
     assert "1 marked bad" in taught.calibration.advice
     [row] = [row for row in own.teacher.banks("disc") if row.current]
@@ -155,7 +161,7 @@ def test_rolled_back_it_judges_as_it_did_and_so_after_a_restart(school: Make) ->
 def test_a_mark_that_came_just_before_a_stop_is_followed_after_the_start(school: Make) -> None:
     own = school()
     alone = teach(own, parts(8))
-    escaped = part_that_scores(own, alone, max(alone.calibration.shot_scores), alone.calibration.threshold)
+    escaped = part_that_scores(own, alone, highest(alone), alone.calibration.threshold)
     own.marks.mark(own.kept.put(a_result(recipe="disc"), escaped).result_id, "bad", by="Ann")
     own.close()
     again = school()
@@ -174,7 +180,7 @@ def test_a_mark_that_came_just_before_a_stop_is_followed_after_the_start(school:
 def test_marks_are_scored_in_the_recipes_region(school: Make) -> None:
     own = school(RecipeConfig(name="disc", object="disc", region=Region(x=100, y=100, width=64, height=64)))
     alone = teach(own, parts(8))
-    escaped = part_that_scores(own, alone, max(alone.calibration.shot_scores), alone.calibration.threshold)
+    escaped = part_that_scores(own, alone, highest(alone), alone.calibration.threshold)
     marked(own, escaped, "bad")
     judges = own.builder.taught("disc")
     assert judges is not None
