@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from daemon.presets import load_preset
 from model.bank import build_bank
-from model.calibration import calibrate
+from model.calibration import calibrate, mirror
 from model.detector import Detector, Judgement, Reference
 from model.features import Runtime, create_extractor, to_square
 from model.regions import encode_mask_png, find_regions
@@ -88,7 +88,8 @@ def main() -> None:
     features = detectors["torch"].encode(shots)
     names = [str(number) for number in range(options.shots)]
     bank = build_bank(features, fingerprint=detectors["torch"].fingerprint, shots=names, max_rows=options.rows)
-    calibration = calibrate(detectors["torch"], features, Reference(bank))
+    mirrored = [detectors["torch"].encode([mirror(shot)]) for shot in shots]
+    calibration = calibrate(detectors["torch"], features, mirrored, Reference(bank))
     reference = calibration.apply(Reference(bank))
     rows = " and ".join(f"{len(layer):,} x {layer.shape[1]}" for layer in bank.layers)
     frames = [part(100 + number, defect=number % 2 == 1) for number in range(max(BATCHES))]

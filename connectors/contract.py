@@ -158,6 +158,7 @@ EventKind = Literal[
     "build_progress",
     "bank_built",
     "build_failed",
+    "threshold_refined",
     "shot_held",
     "bank_corrupt",
     "recipe_prepared",
@@ -165,7 +166,8 @@ EventKind = Literal[
     "threshold_stale",
 ]
 """A bank's build began, goes on (at most once a second), ended with a bank that judges from now on, or failed and left the
-old bank in place; a picture was held back from becoming a reference shot; a stored bank was damaged and is built again.
+old bank in place; marked parts moved the threshold; a picture was held back from becoming a reference shot; a stored bank was
+damaged and is built again.
 What judges a recipe was made ready for a station that is to change to it; the station inspects by it from its next frame on.
 A threshold that was set as a number stays in force although another bank judges now."""
 

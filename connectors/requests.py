@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import models_json_schema
 
 from config.schema import Name, Region
-from connectors.contract import Mode, Moment, Payload
+from connectors.contract import Mode, Moment, Payload, Verdict
 
 MAX_PICTURE_BYTES = 64 << 20
 """Largest picture file that a command may bring along, and largest file of any kind in base64."""
@@ -182,11 +182,19 @@ class Part(Request):
     job_id: Label | None = None
 
 
+class Results(Request):
+    """List archived results, newest first."""
+
+    station: Name | None = None
+    verdict: Verdict | None = None
+    limit: int = Field(default=20, ge=1, le=500)
+
+
 class Mark(Request):
-    """Say what an archived part really was."""
+    """Say what an archived part really was; marks move the threshold. `none` takes a mark back."""
 
     result_id: ResultId
-    verdict: Literal["good", "bad"]
+    verdict: Literal["good", "bad", "none"]
 
 
 class Promote(Request):
@@ -246,8 +254,35 @@ class ShotsAnswer(Payload):
     shots: tuple[ShotOut, ...]
 
 
+class RateOut(Payload):
+    """How often something is to be expected, 0 to 1; the truth lies between `low` and `high` in 95 of 100 cases."""
+
+    expected: float
+    low: float
+    high: float
+
+
+class MarksOut(Payload):
+    """What marked parts made of the threshold, which would be `shots_threshold` without them.
+
+    `false_reject`, `escape`: to be expected of parts like those marked. `rejected`: so many marked good fail all the same;
+    `escaped`: so many marked bad pass.
+    """
+
+    good: int
+    bad: int
+    shots_threshold: float
+    false_reject: RateOut | None
+    escape: RateOut | None
+    rejected: int
+    escaped: int
+
+
 class BankOut(Payload):
-    """A kept bank and its calibration."""
+    """A kept bank and its calibration. `advice`: what it came from, and what would make it better.
+
+    false_reject: share of good parts that will fail; null where the shots cannot tell.
+    """
 
     bank: str
     built_at: Moment
@@ -255,6 +290,9 @@ class BankOut(Payload):
     shots: int
     threshold: float
     provisional: bool
+    advice: str
+    false_reject: RateOut | None
+    marks: MarksOut | None
 
 
 class BanksAnswer(Payload):
@@ -345,11 +383,35 @@ class PartAnswer(Payload):
     came: bool
 
 
+class KeptResultOut(Payload):
+    """An archived result, and what it was marked as. `picture`: its file, in the state folder; `bytes`: of all its files."""
+
+    result_id: str
+    station: str
+    recipe: str
+    bank: str | None
+    verdict: Verdict
+    reason: str | None
+    score: float | None
+    threshold: float | None
+    created_at: Moment
+    mark: Literal["good", "bad"] | None
+    picture: str
+    bytes: int
+
+
+class ResultsAnswer(Payload):
+    """Archived results, newest first."""
+
+    results: tuple[KeptResultOut, ...]
+
+
 class MarkAnswer(Payload):
-    """The mark is kept."""
+    """The mark is kept, and the build that lets it move the threshold."""
 
     result_id: str
     verdict: str
+    build: str | None
 
 
 class ErrorOut(Payload):
@@ -387,6 +449,7 @@ REQUESTS: dict[str, type[Request]] = {
     "threshold_set": ThresholdSet,
     "trigger": Trigger,
     "part": Part,
+    "results": Results,
     "mark": Mark,
     "promote": Promote,
 }
@@ -407,6 +470,7 @@ ANSWERS: dict[str, type[Payload]] = {
     "threshold_set": ThresholdAnswer,
     "trigger": TriggerAnswer,
     "part": PartAnswer,
+    "results": ResultsAnswer,
     "mark": MarkAnswer,
     "promote": RegisterAnswer,
 }

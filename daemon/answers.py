@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 
 from connectors import requests as wire
+from daemon.archive_rows import Archived
 from daemon.banks import BankRow
+from daemon.marks import Mark
 from daemon.recipes import RecipeView
 from daemon.teacher import Registered
+from model.labelled import Labelled
+from model.rate import Rate
 
 
 def registered(recipe: str, done: Sequence[Registered]) -> wire.RegisterAnswer:
@@ -51,4 +55,41 @@ def bank_out(row: BankRow) -> wire.BankOut:
         shots=calibration.shots,
         threshold=calibration.threshold,
         provisional=calibration.provisional,
+        advice=calibration.advice,
+        false_reject=_rate_out(calibration.false_reject),
+        marks=_marks_out(row.labelled) if row.labelled is not None else None,
+    )
+
+
+def _rate_out(rate: Rate | None) -> wire.RateOut | None:
+    return wire.RateOut(expected=rate.expected, low=rate.low, high=rate.high) if rate is not None else None
+
+
+def _marks_out(labelled: Labelled) -> wire.MarksOut:
+    return wire.MarksOut(
+        good=labelled.good,
+        bad=labelled.bad,
+        shots_threshold=labelled.shots_threshold,
+        false_reject=_rate_out(labelled.false_reject),
+        escape=_rate_out(labelled.escape),
+        rejected=len(labelled.rejected),
+        escaped=len(labelled.escaped),
+    )
+
+
+def result_out(kept: Archived, mark: Mark | None, picture: str) -> wire.KeptResultOut:
+    """Of an archived result. picture: its path in the state folder."""
+    return wire.KeptResultOut(
+        result_id=kept.result_id,
+        station=kept.station,
+        recipe=kept.recipe,
+        bank=kept.bank,
+        verdict=kept.verdict,
+        reason=kept.reason,
+        score=kept.score,
+        threshold=kept.threshold,
+        created_at=kept.created_at,
+        mark=mark,
+        picture=picture,
+        bytes=kept.bytes,
     )

@@ -75,7 +75,7 @@ class Archive:
     def __init__(
         self, store: Path, ledger: Ledger, config: ArchiveConfig, on_dropped: Callable[[str], None] = lambda _: None
     ) -> None:
-        self._root = store / "archive"
+        self.root = store / "archive"
         self._ledger = ledger
         self._config = config
         self._on_dropped = on_dropped
@@ -157,12 +157,12 @@ class Archive:
     def find(self, result_id: str) -> Archived | None:
         """The archived result, None when it is not (or no longer) there."""
         with closing(self._ledger.reader()) as reader:
-            return find(reader, self._root, result_id)
+            return find(reader, self.root, result_id)
 
     def latest(self, station: str | None = None, verdict: Verdict | None = None, limit: int = 50) -> list[Archived]:
         """Archived results, newest first; of one station, of one verdict, or of all."""
         with closing(self._ledger.reader()) as reader:
-            return latest(reader, self._root, station, verdict, limit)
+            return latest(reader, self.root, station, verdict, limit)
 
     def pixels(self, result_id: str) -> NDArray[np.uint8]:
         """The whole frame as it came from the camera: H x W, or H x W x 3, RGB. Raises ArchiveError."""
@@ -220,7 +220,7 @@ class Archive:
             work(*args)
         except Exception:
             self.failing = True
-            log.exception("archive %s: upkeep failed", self._root)
+            log.exception("archive %s: upkeep failed", self.root)
 
     def _store(self, result: ResultOut, held: _Held) -> None:
         reason: str | None
@@ -235,7 +235,7 @@ class Archive:
             reason = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk_failed"
             self._refuse(reason, str(error))
         except Exception:
-            log.exception("archive %s: result %s could not be kept", self._root, result.result_id)
+            log.exception("archive %s: result %s could not be kept", self.root, result.result_id)
             reason = "failed"
         if reason is not None:
             self._on_dropped(reason)
@@ -250,24 +250,24 @@ class Archive:
             self._refuse(reason, f"{self._free_bytes()} bytes are free, {self.bytes} are archived")
             return reason
         folder = f"{result.station}/{result.created_at.astimezone(UTC):%Y-%m-%d}"
-        write_set(self._root / folder, result.result_id, files)
+        write_set(self.root / folder, result.result_id, files)
         self._ledger.call(partial(insert, result=result, folder=folder, size=size, files=len(files))).result()
         self.bytes += size
         self.files += len(files)
         if self.failing:
-            log.warning("archive %s: takes frames again", self._root)
+            log.warning("archive %s: takes frames again", self.root)
         self.failing = False
         return None
 
     def _refuse(self, reason: str, detail: str) -> None:
         if not self.failing:
-            log.error("archive %s: %s (%s); frames are inspected but not kept", self._root, reason, detail)
+            log.error("archive %s: %s (%s); frames are inspected but not kept", self.root, reason, detail)
         self.failing = True
         self._refusal, self._refused_until_s = reason, time.monotonic() + PAUSE_S
 
     def _free_bytes(self) -> int:
-        self._root.mkdir(parents=True, exist_ok=True)
-        status = os.statvfs(self._root)
+        self.root.mkdir(parents=True, exist_ok=True)
+        status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
 
     def _make_room(self, size: int) -> str | None:
@@ -307,24 +307,24 @@ class Archive:
             self.bytes -= stored.bytes
             self.files -= stored.files
         for stored in given_up:
-            remove_set(self._root / stored.folder, stored.result_id)
+            remove_set(self.root / stored.folder, stored.result_id)
         for folder in {stored.folder for stored in given_up}:
             with suppress(OSError):  # not empty
-                (self._root / folder).rmdir()
+                (self.root / folder).rmdir()
 
     # Reconciling: one folder whenever there is nothing else to do, the newest first, as only there a crash leaves halves.
 
     def _folders(self, reader: sqlite3.Connection) -> list[str]:
         """Folders on the disk or in the books, the newest last."""
         known = {str(row[0]) for row in reader.execute("SELECT DISTINCT folder FROM archived")}
-        there = {str(path.relative_to(self._root)) for path in self._root.glob("*/*") if path.is_dir()}
+        there = {str(path.relative_to(self.root)) for path in self.root.glob("*/*") if path.is_dir()}
         return sorted(known | there, key=lambda folder: folder.rpartition("/")[2])
 
     def _reconcile(self, reader: sqlite3.Connection, folder: str) -> None:
         """Remove files without a row, and rows (with their files) whose files are not whole."""
         sizes: dict[str, int] = {}
         unfinished: set[str] = set()
-        with suppress(FileNotFoundError), os.scandir(self._root / folder) as entries:
+        with suppress(FileNotFoundError), os.scandir(self.root / folder) as entries:
             for entry in entries:
                 if (name := _NAME.match(entry.name)) is None:
                     continue
@@ -338,14 +338,14 @@ class Archive:
             self._ledger.call(partial(drop, result_ids=[stored.result_id for stored in broken])).result()
             self._remove(broken)
         for result_id in orphans:
-            remove_set(self._root / folder, result_id)
+            remove_set(self.root / folder, result_id)
         if broken or orphans:
             log.warning(
                 "archive %s: %s: removed %d results with files missing, %d without row",
-                self._root,
+                self.root,
                 folder,
                 len(broken),
                 len(orphans),
             )
         with suppress(OSError):  # not empty
-            (self._root / folder).rmdir()
+            (self.root / folder).rmdir()

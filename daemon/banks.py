@@ -17,6 +17,7 @@ from daemon.shots import At, make_folder, nowhere
 from model.bank import Bank, load_bank
 from model.calibration import Calibration
 from model.errors import BankError
+from model.labelled import Labelled
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +30,12 @@ Basis = dict[str, str | int | float | None]
 
 @dataclass(frozen=True)
 class _Stored:
-    """A calibration as the ledger keeps it, with what it depends on besides shots and model."""
+    """A calibration from shots alone as the ledger keeps it, with what it depends on besides shots and model, and with what
+    marks have made of it since."""
 
     basis: Basis
     calibration: Calibration
+    labelled: Labelled | None = None
 
 
 _STORED = TypeAdapter(_Stored)
@@ -40,12 +43,16 @@ _STORED = TypeAdapter(_Stored)
 
 @dataclass(frozen=True)
 class BankRow:
-    """A bank that can be rolled back to. `name` is what results say; `rolled_back`: chosen by a person, not the newest."""
+    """A bank that can be rolled back to. `name` is what results say; `rolled_back`: chosen by a person, not the newest.
+
+    calibration: as it judges. labelled: what marks made of that of the shots alone; None without marks.
+    """
 
     recipe: str
     bank: str
     name: str
     calibration: Calibration
+    labelled: Labelled | None
     built_at: datetime
     current: bool
     rolled_back: bool
@@ -53,10 +60,11 @@ class BankRow:
 
 @dataclass(frozen=True)
 class Found:
-    """A stored bank (None where words alone judge) with its calibration."""
+    """A stored bank (None where words alone judge) with its calibration from shots alone, and what marks made of it."""
 
     bank: Bank | None
     calibration: Calibration
+    labelled: Labelled | None
 
 
 class Banks:
@@ -87,12 +95,13 @@ class Banks:
         rows = []
         for bank, written, built_ns, rolled_back in self._ledger.call(read).result():
             try:
-                calibration = _STORED.validate_json(written).calibration
+                stored = _STORED.validate_json(written)
             except ValidationError:
                 continue
+            judging = stored.labelled.apply(stored.calibration) if stored.labelled else stored.calibration
             built_at = datetime.fromtimestamp(built_ns / 1e9, UTC)
             current = rolled_back is not None
-            rows.append(BankRow(recipe, bank, bank[:16], calibration, built_at, current, bool(rolled_back)))
+            rows.append(BankRow(recipe, bank, bank[:16], judging, stored.labelled, built_at, current, bool(rolled_back)))
         return rows
 
     def current(self, recipe: str) -> tuple[str, bool] | None:
@@ -122,7 +131,7 @@ class Banks:
         if stored.basis != basis:
             return None
         if basis["mode"] == "zero_shot":
-            return Found(None, stored.calibration)
+            return Found(None, stored.calibration, stored.labelled)
         folder = self._folder(recipe, bank)
         if not folder.is_dir():
             return None
@@ -133,14 +142,19 @@ class Banks:
             self._on_corrupt(recipe, bank[:16], str(error))
             shutil.rmtree(folder)
             return None
-        return Found(loaded, stored.calibration)
+        return Found(loaded, stored.calibration, stored.labelled)
 
-    def store(self, recipe: str, name: str, bank: Bank | None, basis: Basis, calibration: Calibration) -> None:
-        """Keep a bank (`name`: its hash) and make it current, on disk when this returns. StoreError when the disk refuses."""
+    def store(
+        self, recipe: str, name: str, bank: Bank | None, basis: Basis, calibration: Calibration, labelled: Labelled | None
+    ) -> None:
+        """Keep a bank (`name`: its hash) and make it current, on disk when this returns. StoreError when the disk refuses.
+
+        calibration: from shots alone. labelled: what marks made of it.
+        """
         if bank is not None:
             self._save(recipe, bank)
             self._at("bank_saved")
-        stored = _STORED.dump_json(_Stored(basis, calibration)).decode()
+        stored = _STORED.dump_json(_Stored(basis, calibration, labelled)).decode()
         row = (recipe, name, stored, time.time_ns())
 
         def insert(connection: sqlite3.Connection) -> None:
@@ -149,6 +163,12 @@ class Banks:
 
         self._ledger.call(insert, durable=True).result()
         self._at("bank_committed")
+
+    def relabel(self, recipe: str, bank: str, basis: Basis, calibration: Calibration, labelled: Labelled | None) -> None:
+        """Keep what marks make of a stored bank's calibration now, durable when this returns."""
+        stored = _STORED.dump_json(_Stored(basis, calibration, labelled)).decode()
+        update = "UPDATE banks SET calibration = ? WHERE recipe = ? AND bank = ?"
+        self._ledger.call(lambda c: c.execute(update, (stored, recipe, bank)), durable=True).result()
 
     def make_current(self, recipe: str, bank: str, *, rolled_back: bool) -> None:
         """Durable when this returns."""

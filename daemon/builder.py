@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -20,12 +21,12 @@ from config.schema import RecipeConfig
 from connectors.contract import EventKind
 from daemon.banks import BankRow, Banks
 from daemon.finisher import uuid7
-from daemon.maker import PARTS, Maker, Progress
+from daemon.maker import PARTS, Maker, Progress, Refine
 from daemon.shots import At, Pixels, Shots, nowhere
 from daemon.station import Taught, Untaught
 from model.detector import Detector, Judgement, Reference
 from model.errors import ModelError
-from model.steps import Steps
+from model.steps import Steps, telling
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,10 +50,11 @@ class Device(Protocol):
 
 @dataclass
 class _Build:
-    """One build; `given_up` says why it is to end without a bank."""
+    """One build; `marks_only`: the shots are not looked at. `given_up` says why it is to end without a bank."""
 
     recipe: str
     id: str
+    marks_only: bool
     given_up: str | None = None
 
 
@@ -74,12 +76,16 @@ class Builder:
         recipe_of: Callable[[str], RecipeConfig],
         on_taught: Callable[[str, Taught | Untaught], None],
         on_event: OnEvent = lambda *_: None,
+        refine: Refine = lambda *_: None,
         in_use: Callable[[], Collection[str]] | None = None,
         bank_rows: int | None = None,
         at: At = nowhere,
     ) -> None:
-        """bank_rows: most rows of a layer of the banks; None: as the preset says. on_taught: the swap, by one assignment.
-        in_use: recipes whose banks stay in memory, beside the one that was loaded or built last; None: all."""
+        """on_taught: the swap, by one assignment. refine: what marks make of a calibration; without it there are no marks.
+
+        in_use: recipes whose banks stay in memory, beside the one that was loaded or built last; None: all. bank_rows: most
+        rows of a layer of the banks; None: as the preset says.
+        """
         self._shots = shots
         self._banks = banks
         self._detector = detector
@@ -89,7 +95,7 @@ class Builder:
         self._on_event = on_event
         self._in_use = in_use
         self._at = at
-        self._maker = Maker(store, shots, banks, detector, self._do, bank_rows, at)
+        self._maker = Maker(store, shots, banks, detector, self._do, bank_rows, refine, at)
         self._wake = threading.Condition()
         self._pending: dict[str, _Build] = {}
         self._running: _Build | None = None
@@ -113,8 +119,16 @@ class Builder:
 
     def request(self, recipe: str) -> str:
         """Build from the shots as they are when it begins; a build that waits already will do. Its id."""
+        return self._ask(recipe, marks_only=False)
+
+    def refine(self, recipe: str) -> str:
+        """Let the recipe's marks, as they are then, move the threshold of the bank that judges; other banks stay. Its id."""
+        return self._ask(recipe, marks_only=True)
+
+    def _ask(self, recipe: str, *, marks_only: bool) -> str:
         with self._wake:
-            build = self._pending.setdefault(recipe, _Build(recipe, uuid7(time.time_ns())))
+            build = self._pending.setdefault(recipe, _Build(recipe, uuid7(time.time_ns()), marks_only))
+            build.marks_only &= marks_only
             self._wake.notify_all()
             return build.id
 
@@ -146,12 +160,7 @@ class Builder:
 
     def judge(self, pixels: Pixels, reference: Reference) -> Judgement:
         """What a reference says of one picture (cropped). Raises StoppingError."""
-
-        def work() -> Steps[Judgement]:
-            yield from ()
-            return self._detector.judge([pixels], [reference])
-
-        return self._do(work())
+        return self._maker.judge(pixels, reference)
 
     def rollback(self, recipe: str, bank: str | None = None) -> BankRow:
         """Judge by an earlier bank (its name or hash; None: the newest built before the current one), also after a restart.
@@ -226,6 +235,13 @@ class Builder:
         self.catch_up(recipe)
         return ready
 
+    def resume(self, recipe: RecipeConfig) -> None:
+        """At the start: `catch_up`, or look at the marks, as one may have come just before the stop."""
+        self.catch_up(recipe)
+        current = self._banks.current(recipe.name)
+        if current is not None and not current[1]:
+            self.refine(recipe.name)
+
     def catch_up(self, recipe: RecipeConfig) -> None:
         """Ask for a build where the current bank is not of the present shots; after a rollback when somebody asks."""
         current, shots = self._banks.current(recipe.name), self._shots.all(recipe.name)
@@ -258,7 +274,7 @@ class Builder:
         """
         taught = self.taught(recipe.name) or self.load_current(recipe)
         if taught is not None and self._banks.current(recipe.name) is not None:
-            self.catch_up(recipe)
+            self.resume(recipe)
             return taught
         with self._swap:
             made = self._maker.make(recipe, progress, lambda: None)
@@ -283,7 +299,6 @@ class Builder:
 
     def _build(self, build: _Build) -> None:
         started_s = told_s = time.monotonic()
-        self._say(build.recipe, "build_started", {"build": build.id})
 
         def progress(what: str, done: int, total: int) -> None:
             nonlocal told_s
@@ -299,13 +314,23 @@ class Builder:
 
         try:
             recipe = self._recipe_of(build.recipe)
+            if not build.marks_only:
+                self._say(build.recipe, "build_started", {"build": build.id})
+            before = self.taught(build.recipe)
             with contextlib.ExitStack() as swap:
 
                 def before_commit() -> None:
                     swap.enter_context(self._swap)
                     progress(PARTS[-1], 1, 1)  # a rollback that came first wins
 
-                taught = self._maker.make(recipe, progress, before_commit)
+                taught: Taught | Untaught
+                current = self._banks.current(build.recipe) if build.marks_only else None
+                if current is not None:
+                    taught = self._maker.refine(recipe, current[0], progress, before_commit)
+                else:
+                    taught = self._maker.make(recipe, progress, before_commit)
+                if build.marks_only and _same(taught, before):
+                    return
                 self._tell(build.recipe, taught)
                 self._at("swapped")
                 self._banks.prune(build.recipe)
@@ -327,9 +352,12 @@ class Builder:
         if isinstance(taught, Taught):
             own = taught.calibration
             detail |= {"bank": taught.bank.name if taught.bank else None, "shots": own.shots, "threshold": own.threshold}
+            detail |= {"advice": own.advice}
+            if (rate := own.false_reject) is not None:
+                detail |= {"expected_false_reject": rate.expected, "false_reject_low": rate.low, "false_reject_high": rate.high}
         else:
             detail |= {"bank": None, "reason": taught.reason}
-        self._say(build.recipe, "bank_built", detail)
+        self._say(build.recipe, "threshold_refined" if build.marks_only else "bank_built", detail)
 
     def _say(self, recipe: str, kind: EventKind, detail: Detail) -> None:
         try:
@@ -347,19 +375,12 @@ class Builder:
 
     def _do(self, work: Steps[T], what: str = "", progress: Progress | None = None) -> T:
         """Have the device's owner do it, in slices."""
-
-        def told() -> Steps[T]:
-            while True:
-                try:
-                    step = next(work)
-                except StopIteration as end:
-                    result: T = end.value
-                    return result
-                if progress is not None:
-                    progress(what, *step)
-                yield step
-
         try:
-            return self._device.submit_background(told()).result()
+            return self._device.submit_background(telling(work, partial(progress, what)) if progress else work).result()
         except CancelledError:
             raise StoppingError("the daemon is stopping; ask again when it runs") from None
+
+
+def _same(taught: Taught | Untaught, before: Taught | None) -> bool:
+    """Whether marks changed nothing."""
+    return isinstance(taught, Untaught) or (before is not None and taught.calibration == before.calibration)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from config.errors import CommandError
+from config.schema import load_config
 from connectors.requests import most_attached
 from daemon.client import connect
 
@@ -21,15 +22,26 @@ RecipeOption = Annotated[str, typer.Option("--recipe", "-r", metavar="NAME", hel
 ForceOption = Annotated[bool, typer.Option("--force", help="Take it even though the bank finds it far from good.")]
 DEFAULT_CONFIG = Path("/etc/aprilcam/aprilcam.toml")
 HELD = 2
+PIPED_WIDTH = 200
+"""Columns of a table that no terminal shows."""
 
 recipes = typer.Typer(no_args_is_help=True, help="Make, change and move recipes.")
 
 
 class Verdict(StrEnum):
-    """What a part really was."""
+    """What the daemon said of a part."""
+
+    passed = "pass"
+    fail = "fail"
+    unknown = "unknown"
+
+
+class Truth(StrEnum):
+    """What a part really was; none: nobody says."""
 
     good = "good"
     bad = "bad"
+    none = "none"
 
 
 class Mode(StrEnum):
@@ -42,7 +54,7 @@ class Mode(StrEnum):
 
 def add_commands(app: typer.Typer) -> None:
     """Put them into the `aprilcam` command."""
-    for command in (register, forget, shots, banks, rebuild, rollback, mark, promote):
+    for command in (register, forget, shots, banks, rebuild, rollback, results, mark, promote):
         app.command()(command)
     app.add_typer(recipes, name="recipe")
 
@@ -141,13 +153,19 @@ def banks(recipe: RecipeOption, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """List a recipe's banks, newest first."""
     with connect(config) as runner:
         rows = runner.run("banks", {"recipe": recipe})["banks"]
-    columns = ("bank", "", "built at (UTC)", "shots", "threshold")
+    columns = ("bank", "", "built at (UTC)", "shots", "threshold", "expected false rejects")
     _print_table(columns, (_bank_row(row) for row in rows))
+    for row in rows:
+        if row["current"]:
+            print(row["advice"])
 
 
 def _bank_row(row: dict[str, Any]) -> tuple[str, ...]:
     threshold = f"{row['threshold']:.4f}{' (provisional)' if row['provisional'] else ''}"
-    return row["bank"][:16], "judges" if row["current"] else "", row["built_at"][:19], str(row["shots"]), threshold
+    expected = "not known"
+    if (rate := row["false_reject"]) is not None:
+        expected = f"{rate['expected']:.0%} ({rate['low']:.0%} to {rate['high']:.0%})"
+    return row["bank"][:16], "judges" if row["current"] else "", row["built_at"][:19], str(row["shots"]), threshold, expected
 
 
 def rebuild(recipe: RecipeOption, config: ConfigOption = DEFAULT_CONFIG) -> None:
@@ -167,15 +185,43 @@ def rollback(
     print(f"bank {row['bank'][:16]} judges: {row['shots']} shots, threshold {row['threshold']:.4f}")
 
 
-def mark(
-    result: Annotated[str, typer.Argument(metavar="RESULT", help="A result_id.")],
-    verdict: Annotated[Verdict, typer.Argument(help="What the part really was.")],
+def results(
+    station: Annotated[str | None, typer.Option(metavar="NAME", help="Of this station only.")] = None,
+    verdict: Annotated[Verdict | None, typer.Option(help="With this verdict only.")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", help="At most so many.", min=1, max=500)] = 20,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Say what an archived part really was; marks refine the threshold."""
+    """List archived results, newest first: what can be marked and promoted."""
+    given = {"station": station, "verdict": verdict.value if verdict else None}
+    request = {"limit": limit, **{field: value for field, value in given.items() if value is not None}}
     with connect(config) as runner:
-        runner.run("mark", {"result_id": result, "verdict": verdict.value})
-    print(f"{result} is marked {verdict.value}")
+        rows = runner.run("results", request)["results"]
+    columns = ("result", "time (UTC)", "station", "verdict", "score", "marked")
+    _print_table(columns, (_result_row(row) for row in rows))
+    if rows:
+        folder = Path(rows[0]["picture"]).parent
+        print(f"pictures, anomaly maps and results: {load_config(config).store.path / folder} and beside it")
+
+
+def _result_row(row: dict[str, Any]) -> tuple[str, ...]:
+    score = row["reason"] if row["score"] is None else f"{row['score']:.4f} {_sign(row)} {row['threshold']:.4f}"
+    return row["result_id"], row["created_at"][:19], row["station"], row["verdict"], score or "", row["mark"] or ""
+
+
+def _sign(row: dict[str, Any]) -> str:
+    return ">" if row["verdict"] == "fail" else "≤"
+
+
+def mark(
+    result: Annotated[str, typer.Argument(metavar="RESULT", help="A result_id.")],
+    verdict: Annotated[Truth, typer.Argument(help="What the part really was.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Say what an archived part really was; marks refine the threshold. `none` takes a mark back."""
+    with connect(config) as runner:
+        answer = runner.run("mark", {"result_id": result, "verdict": verdict.value})
+    what = f"is marked {verdict.value}" if verdict is not Truth.none else "is marked no more"
+    print(f"{result} {what}" + (f"; the threshold follows in {answer['build']}" if answer["build"] else ""))
 
 
 def promote(
@@ -313,7 +359,11 @@ def _made(config: Path, command: str, request: dict[str, Any], attachment: bytes
 def _print_table(columns: Sequence[str], rows: Iterator[tuple[str, ...]]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        # What is copied into the next command stays in one piece.
+        table.add_column(column, overflow="fold", no_wrap=column == columns[0])
     for row in rows:
         table.add_row(*row)
-    Terminal(highlight=False, markup=False, emoji=False).print(table)
+    terminal = Terminal(highlight=False, markup=False, emoji=False)
+    if not terminal.is_terminal:
+        terminal.width = PIPED_WIDTH
+    terminal.print(table)

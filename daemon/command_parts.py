@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from connectors.contract import Verdict
+from daemon.archive_rows import Archived
+from daemon.marks import Mark
 from daemon.part import Identity
 from daemon.recipes import Recipes
 from daemon.teacher import Teacher
@@ -37,17 +40,23 @@ class Frames(Protocol):
 class Archive(Protocol):
     """Pictures of past results."""
 
+    def latest(self, station: str | None, verdict: Verdict | None, limit: int) -> Sequence[tuple[Archived, Mark | None]]:
+        """Those that are kept, newest first, with their marks."""
+
+    def place(self, archived: Archived) -> str:
+        """Its picture's path in the state folder."""
+
     def picture(self, result_id: str) -> bytes | None:
         """The picture file of a result, None when it is not kept."""
 
     def recipe_of(self, result_id: str) -> str | None:
         """The recipe by which it was judged."""
 
-    def marked(self, result_id: str) -> Literal["good", "bad"] | None:
+    def marked(self, result_id: str) -> Mark | None:
         """What it was marked as."""
 
-    def mark(self, result_id: str, verdict: Literal["good", "bad"]) -> bool:
-        """False when the result is not archived."""
+    def mark(self, result_id: str, verdict: Mark | None) -> bool:
+        """None takes a mark back. False when the result is not archived."""
 
 
 class Lines(Protocol):

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from config.errors import AprilcamError, CommandError, StoppingError, StoreError
 from connectors import requests as wire
 from connectors.contract import Payload
-from daemon.answers import bank_out, recipe_out, registered
+from daemon.answers import bank_out, recipe_out, registered, result_out
 from daemon.command_parts import Frames, Parts, Plant
 from daemon.part import Identity
 from daemon.teacher import Registered, Teacher
@@ -305,22 +305,37 @@ class Commands:
         came = _wired(parts.lines).identify(self._station(request.station), Identity(request.part_id, request.job_id))
         return wire.PartAnswer(station=request.station, came=came)
 
+    def _results(self, parts: Parts, request: wire.Results, _: bytes | None) -> wire.ResultsAnswer:
+        archive = _wired(parts.archive)
+        found = archive.latest(request.station, request.verdict, request.limit)
+        rows = [result_out(kept, mark, archive.place(kept)) for kept, mark in found]
+        return wire.ResultsAnswer(results=tuple(rows))
+
     def _mark(self, parts: Parts, request: wire.Mark, _: bytes | None) -> wire.MarkAnswer:
-        if not _wired(parts.archive).mark(request.result_id, request.verdict):
+        archive = _wired(parts.archive)
+        recipe = archive.recipe_of(request.result_id)
+        if recipe is None or not archive.mark(request.result_id, None if request.verdict == "none" else request.verdict):
             raise CommandError("unknown_result", f"no result {request.result_id!r} is archived")
-        return wire.MarkAnswer(result_id=request.result_id, verdict=request.verdict)
+        # A recipe that is gone has no threshold to move.
+        build = parts.teacher.refine(recipe) if recipe in self._plant.recipes() else None
+        return wire.MarkAnswer(result_id=request.result_id, verdict=request.verdict, build=build)
 
     def _promote(self, parts: Parts, request: wire.Promote, _: bytes | None) -> wire.RegisterAnswer:
         picture = _archived(parts, request.result_id)
-        if _wired(parts.archive).marked(request.result_id) == "bad":
+        archive = _wired(parts.archive)
+        if archive.marked(request.result_id) == "bad":
             # One bad shot hides its defect for ever.
             mend = "Mark it good first, if it is"
             raise CommandError("refused", f"result {request.result_id!r} is marked bad, and shots are good parts. {mend}")
-        recipe = self._recipe(request.recipe or _wired(parts.archive).recipe_of(request.result_id))
+        own = archive.recipe_of(request.result_id)
+        recipe = self._recipe(request.recipe or own)
         name = f"result {request.result_id}"
         done = parts.teacher.register(recipe, picture, name=name, force=request.force)
         if done.held is None:
-            _wired(parts.archive).mark(request.result_id, "good")
+            archive.mark(request.result_id, "good")
+            # Where it is a shot the mark does not count.
+            if own is not None and own != recipe and own in self._plant.recipes():
+                parts.teacher.refine(own)
         return registered(recipe, [done])
 
 

@@ -1,4 +1,4 @@
-"""Features of encoded shots, kept on disk so that one more shot encodes one picture. A cache: it may be deleted."""
+"""Features of encoded shots, kept on disk so that one more shot encodes no other. A cache: it may be deleted."""
 
 import hashlib
 import json
@@ -16,24 +16,32 @@ from model.features import JointFeatures, PatchFeatures
 log = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
+FORMAT = 2
+"""Raised whenever a file comes to hold other pictures of a shot."""
 
 
 class EncodedShots:
-    """Owner of the folder `recipes/<name>/features`: one file for each shot and way of encoding. Used by one thread."""
+    """Owner of the folder `recipes/<name>/features`: one file for each shot and way of encoding. Used by one thread.
+
+    A file holds features of two pictures: the shot, and its mirror image, which the threshold needs.
+    """
 
     def __init__(
         self, folder: Path, fingerprint: Mapping[str, Any], linear_layers_sha256: str | None, region: Box | None
     ) -> None:
         """What the features depend on besides the shot: the model, its linear layers, the region of interest."""
         self._folder = folder
-        key = json.dumps([fingerprint, linear_layers_sha256, region], sort_keys=True, separators=(",", ":"))
+        key = json.dumps([FORMAT, fingerprint, linear_layers_sha256, region], sort_keys=True, separators=(",", ":"))
         self._key = hashlib.sha256(key.encode()).hexdigest()
 
     def _path(self, shot: str) -> Path:
         return self._folder / f"{shot[:16]}-{self._key[:16]}{SUFFIX}"
 
     def load(self, shot: str) -> PatchFeatures | None:
-        """Features of one picture, in the host's memory; None when they are not there, damaged, or made another way."""
+        """Features of a shot and its mirror image, in the host's memory.
+
+        None when they are not there, damaged, or made another way.
+        """
         path = self._path(shot)
         try:
             data = path.read_bytes()
@@ -57,7 +65,7 @@ class EncodedShots:
             return None
 
     def store(self, shot: str, features: PatchFeatures) -> None:
-        """Keep the features of one picture. OSError when the disk refuses.
+        """Keep the features of a shot and its mirror image. OSError when the disk refuses.
 
         Not waited for to reach the disk: what is torn by a power cut fails its hash.
         """

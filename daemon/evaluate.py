@@ -20,7 +20,7 @@ from config.errors import PictureError
 from connectors.cameras.pictures import picture_size, read_picture
 from daemon.evaluate_results import CategoryResult, ResultsFile, Run, Setting
 from model.bank import build_bank
-from model.calibration import RULE, calibrate, even_odds, mirrors
+from model.calibration import RULE, calibrate, even_odds, mirror
 from model.dataset import Category, Sample
 from model.detector import Detector, Judgement, Mode, Reference
 from model.errors import DatasetError, ShotsError
@@ -150,9 +150,9 @@ class _Scores:
 def _measure(detector: Detector, category: Category, settings: Sequence[Setting], advance: Advance) -> Measured:
     """Each test picture is read and encoded once, and judged in every setting.
 
-    Memory, however many test pictures: the features of the shots drawn (at most POOL pictures) and the settings' banks
-    (a copy of them each); AT_ONCE pictures with their features and, one setting at a time, their maps; for each setting
-    what `PixelTally` states.
+    Memory, however many test pictures: the features of the shots drawn and of their mirror images (at most POOL pictures
+    each) and the settings' banks (a copy of the shots' each); AT_ONCE pictures with their features and, one setting at a
+    time, their maps; for each setting what `PixelTally` states.
     """
     total = len(category.test)
     advance(category.name, 0, total)
@@ -213,37 +213,35 @@ def _name(category: Category, picture: Path) -> str:
 
 def _teach(detector: Detector, category: Category, settings: Sequence[Setting]) -> list[_Judge]:
     @cache
-    def mirrored(shot: Path) -> PatchFeatures:
-        return detector.encode(mirrors(read_picture(shot)))
-
-    @cache
-    def encoded(shot: Path) -> tuple[PatchFeatures, str]:
-        return detector.encode([read_picture(shot)]), hashlib.sha256(shot.read_bytes()).hexdigest()
+    def encoded(shot: Path) -> tuple[PatchFeatures, PatchFeatures, str]:
+        """Of the shot and of its mirror image, and its name."""
+        pixels = read_picture(shot)
+        return detector.encode([pixels]), detector.encode([mirror(pixels)]), hashlib.sha256(shot.read_bytes()).hexdigest()
 
     judges = []
     for setting in settings:
         drawn = draw(category, setting)
         shots = [encoded(shot) for shot in drawn]
-        features = join([own for own, _ in shots]) if shots else None
+        features = join([own for own, _, _ in shots]) if shots else None
         bank = None
         if features is not None:
-            names = [sha256 for _, sha256 in shots]
+            names = [sha256 for _, _, sha256 in shots]
             most = detector.extractor.spec.bank_rows
             bank = build_bank(features, fingerprint=detector.fingerprint, shots=names, max_rows=most)
         # The category's folder is the object's name, underscores and all, as the authors have it.
         reference = detector.reference(setting.mode, bank=bank, object_name=category.name)
         judge = _Judge(setting, tuple(_name(category, shot) for shot in drawn), reference, None, 0.0, "")
-        judges.append(_calibrated(detector, judge, features, mirrored(drawn[0]) if len(drawn) == 1 else None))
+        judges.append(_calibrated(detector, judge, features, [view for _, view, _ in shots]))
     return judges
 
 
-def _calibrated(detector: Detector, judge: _Judge, shots: PatchFeatures | None, mirrored: PatchFeatures | None) -> _Judge:
+def _calibrated(detector: Detector, judge: _Judge, shots: PatchFeatures | None, mirrored: Sequence[PatchFeatures]) -> _Judge:
     """With a threshold from the shots alone, as the daemon sets it, or a note that says why there is none."""
     if shots is None:
         calibration = even_odds(len(detector.extractor.spec.layers))
     else:
         try:
-            calibration = calibrate(detector, shots, judge.reference, mirrored)
+            calibration = calibrate(detector, shots, mirrored, judge.reference)
         except ShotsError as error:
             return replace(judge, note=str(error))
     return replace(

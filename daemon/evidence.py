@@ -2,7 +2,9 @@
 
 from contextlib import suppress
 
+from connectors.contract import Verdict
 from daemon.archive import Archive
+from daemon.archive_rows import Archived
 from daemon.marks import Mark, Marks
 
 
@@ -12,6 +14,14 @@ class Evidence:
     def __init__(self, archive: Archive, marks: Marks) -> None:
         self._archive = archive
         self._marks = marks
+
+    def latest(self, station: str | None, verdict: Verdict | None, limit: int) -> list[tuple[Archived, Mark | None]]:
+        """Archived results, newest first, with their marks."""
+        return [(kept, self._marks.of(kept.result_id)) for kept in self._archive.latest(station, verdict, limit)]
+
+    def place(self, archived: Archived) -> str:
+        """Its picture's path in the state folder."""
+        return archived.picture.relative_to(self._archive.root.parent).as_posix()
 
     def picture(self, result_id: str) -> bytes | None:
         """The archived picture file; None when it is not kept (any more)."""
@@ -32,8 +42,8 @@ class Evidence:
         """What it was marked as."""
         return self._marks.of(result_id)
 
-    def mark(self, result_id: str, verdict: Mark) -> bool:
-        """False when the result is not archived. Raises ArchiveError when the mark cannot be made durable."""
+    def mark(self, result_id: str, verdict: Mark | None) -> bool:
+        """None takes a mark back. False when the result is not archived. Raises ArchiveError when it cannot be made durable."""
         if self._archive.find(result_id) is None:
             return False
         self._marks.mark(result_id, verdict, by="command")

@@ -3,8 +3,11 @@
 Order: features (a cache), bank file, then one commit that makes it known and current. What was made before is loaded.
 """
 
+import hashlib
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -12,15 +15,17 @@ from torch import Tensor
 
 from config.errors import PictureError, StoreError
 from config.schema import RecipeConfig
-from daemon.banks import Banks, Basis
+from daemon.banks import Banks, Basis, Found
 from daemon.encoded import EncodedShots
 from daemon.ledger import Shot
-from daemon.shots import At, Pixels, Shots, box, crop, nowhere
+from daemon.marks import Scorer
+from daemon.shots import At, Pixels, Shots, box, crop, nowhere, pixel_hash
 from daemon.station import Taught, Untaught
 from model.bank import BankManifest, building
-from model.calibration import RULE, calibrating, even_odds, mirrors
-from model.detector import Detector, Mode, Reference
-from model.features import PatchFeatures, joining
+from model.calibration import RULE, Calibration, calibrating, even_odds, mirror
+from model.detector import Detector, Judgement, Mode, Reference
+from model.features import PatchFeatures, join, joining
+from model.labelled import Labelled
 from model.steps import Steps
 
 log = logging.getLogger(__name__)
@@ -28,8 +33,10 @@ T = TypeVar("T")
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all); what it raises ends the work."""
+Refine = Callable[[str, Calibration, str, Scorer], Labelled | None]
+"""What a recipe's marks make of a calibration from shots alone: `daemon.marks.Marks.refine`."""
 
-PARTS = ("encoding reference shots", "choosing rows", "calibrating")
+PARTS = ("encoding reference shots", "choosing rows", "calibrating", "scoring marked parts")
 
 
 class Do(Protocol):
@@ -38,11 +45,28 @@ class Do(Protocol):
     def __call__(self, work: Steps[T], what: str = "", progress: Progress | None = None) -> T: ...
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """A stored bank that fits, with the words that judge beside it."""
+
+    found: Found
+    basis: Basis
+    reference: Reference
+
+
 class Maker:
     """Makes one recipe's bank at a time, on the builder's thread or, at the start, on the service's."""
 
     def __init__(
-        self, store: Path, shots: Shots, banks: Banks, detector: Detector, do: Do, bank_rows: int | None, at: At = nowhere
+        self,
+        store: Path,
+        shots: Shots,
+        banks: Banks,
+        detector: Detector,
+        do: Do,
+        bank_rows: int | None,
+        refine: Refine,
+        at: At = nowhere,
     ) -> None:
         """bank_rows: most rows of a layer of the banks; None: as the preset says."""
         self._store = store
@@ -51,6 +75,7 @@ class Maker:
         self._detector = detector
         self._do = do
         self._bank_rows = bank_rows or detector.extractor.spec.bank_rows
+        self._refine = refine
         self._at = at
 
     def make(self, recipe: RecipeConfig, progress: Progress, before_commit: Callable[[], None]) -> Taught | Untaught:
@@ -65,19 +90,20 @@ class Maker:
         if not shots and mode != "zero_shot":
             before_commit()
             self._banks.none_current(recipe.name)
-            return Untaught(f"recipe {recipe.name!r} has no reference shots; put pictures of good parts into its shots folder")
+            return Untaught(f"recipe {recipe.name!r} has no reference shots; register pictures of good parts")
         words = self._words(recipe)
         if not shots:
+            calibration = even_odds(len(self._detector.extractor.spec.layers))
+            basis = self._basis(recipe, mode)
+            labelled = self._labelled(recipe, "words", basis, Reference(text=words), calibration, (), progress)
             before_commit()
             self._banks.none_current(recipe.name)
-            calibration = even_odds(len(self._detector.extractor.spec.layers))
-            return Taught(calibration.apply(Reference(text=words)), calibration)
+            return _taught(Reference(text=words), calibration, labelled)
         manifest = self.manifest(recipe, [shot.shot for shot in shots])
-        found = self.load(recipe, manifest.hash)
-        if found is not None:
-            before_commit()
+        if (stored := self._stored(recipe, manifest.hash)) is not None:
+            refined = self._relabel(recipe, manifest.hash, stored, progress, before_commit)
             self._banks.make_current(recipe.name, manifest.hash, rolled_back=False)
-            return found
+            return refined
         used, features, mirrored = self._encode(recipe, shots, progress)
         manifest, bank = self.manifest(recipe, used), None
         if mode != "zero_shot":
@@ -89,27 +115,82 @@ class Maker:
                 max_rows=self._bank_rows,
             )
             bank = self._do(steps, PARTS[1], progress)
-        calibration = self._do(calibrating(self._detector, features, Reference(bank, words), mirrored), PARTS[2], progress)
+        reference, basis = Reference(bank, words), self._basis(recipe, mode)
+        calibration = self._do(calibrating(self._detector, features, mirrored, reference), PARTS[2], progress)
+        labelled = self._labelled(recipe, manifest.hash, basis, reference, calibration, used, progress)
         before_commit()
-        self._banks.store(recipe.name, manifest.hash, bank, self._basis(recipe, mode), calibration)
+        self._banks.store(recipe.name, manifest.hash, bank, basis, calibration, labelled)
+        taught = _taught(reference, calibration, labelled)
         log.info(
             "recipe %s: %s, %d shots, threshold %.4f",
             recipe.name,
             f"bank {bank.name} built" if bank else "words calibrated",
             calibration.shots,
-            calibration.threshold,
+            taught.calibration.threshold,
         )
-        return Taught(calibration.apply(Reference(bank, words)), calibration)
+        return taught
+
+    def refine(self, recipe: RecipeConfig, bank: str, progress: Progress, before_commit: Callable[[], None]) -> Taught:
+        """What judges by a stored bank with the recipe's present marks, kept when this returns. See `make`.
+
+        Raises StoreError when there is no such bank that fits (see `load`).
+        """
+        stored = self._stored(recipe, bank)
+        if stored is None:
+            raise StoreError(f"recipe {recipe.name}: bank {bank[:16]} does not fit the model and recipe any more. Rebuild it.")
+        return self._relabel(recipe, bank, stored, progress, before_commit)
+
+    def judge(self, pixels: Pixels, reference: Reference) -> Judgement:
+        """What a reference says of one picture (cropped)."""
+
+        def work() -> Steps[Judgement]:
+            yield from ()
+            return self._detector.judge([pixels], [reference])
+
+        return self._do(work())
+
+    def _relabel(
+        self, recipe: RecipeConfig, bank: str, stored: _Fit, progress: Progress, before_commit: Callable[[], None]
+    ) -> Taught:
+        reference, found, basis = stored.reference, stored.found, stored.basis
+        shots = found.bank.manifest.shots if found.bank is not None else [shot.shot for shot in self._shots.all(recipe.name)]
+        labelled = self._labelled(recipe, bank, basis, reference, found.calibration, shots, progress)
+        before_commit()
+        if labelled != found.labelled:
+            self._banks.relabel(recipe.name, bank, basis, found.calibration, labelled)
+        return _taught(reference, found.calibration, labelled)
+
+    def _labelled(
+        self,
+        recipe: RecipeConfig,
+        bank: str,
+        basis: Basis,
+        reference: Reference,
+        calibration: Calibration,
+        shots: Sequence[str],
+        progress: Progress,
+    ) -> Labelled | None:
+        """A marked part that has become a shot does not count: its own bank knows it by heart."""
+        judging = calibration.apply(reference)
+
+        def scorer(pixels: Pixels) -> float:
+            progress(PARTS[3], 0, 1)
+            if pixel_hash(pixels) in shots:
+                raise PictureError("the picture is a reference shot by now")
+            return float(self.judge(crop(pixels, recipe.region, "the picture"), judging).scores[0])
+
+        key = json.dumps([bank, basis, judging.image_weight, judging.background_limit], sort_keys=True)
+        return self._refine(recipe.name, calibration, hashlib.sha256(key.encode()).hexdigest(), scorer)
 
     def _encode(
         self, recipe: RecipeConfig, shots: list[Shot], progress: Progress
-    ) -> tuple[list[str], PatchFeatures, PatchFeatures | None]:
-        """The shots that can be used, their features, and those of a lone shot's mirror images."""
+    ) -> tuple[list[str], PatchFeatures, list[PatchFeatures]]:
+        """The shots that can be used, their features, and those of the mirror image of each."""
         fingerprint, layers = self._detector.fingerprint, self._detector.linear_layers_sha256
         folder = self._store / "recipes" / recipe.name / "features"
         kept = EncodedShots(folder, fingerprint, layers, box(recipe.region))
         used: list[str] = []
-        parts: list[PatchFeatures] = []
+        pairs: list[PatchFeatures] = []
         for done, shot in enumerate(shots):
             progress(PARTS[0], done, len(shots))
             features = kept.load(shot.shot)
@@ -119,28 +200,26 @@ class Maker:
                 except PictureError as error:
                     log.warning("recipe %s: a shot is left out: %s", recipe.name, error)
                     continue
-                features = self._do(self._encoding([pixels]))
+                features = self._do(self._encoding(pixels))
                 try:
                     kept.store(shot.shot, features)
                 except OSError as error:
                     raise StoreError(f"{folder}: cannot store features ({error.strerror}). Free space.") from None
                 self._at("features_stored")
             used.append(shot.shot)
-            parts.append(features)
-        if not parts:
+            pairs.append(features)
+        if not pairs:
             raise PictureError(f"recipe {recipe.name}: none of its {len(shots)} shots can be used. Register others")
         kept.keep_only(used)
-        mirrored = None
-        if len(used) == 1:
-            [lone] = [shot for shot in shots if shot.shot == used[0]]
-            mirrored = self._do(self._encoding(mirrors(crop(self._shots.read(lone), recipe.region, lone.file))))
-        joined = self._do(joining(parts, self._detector.extractor.device))
+        joined = self._do(joining([pair.select(slice(0, 1)) for pair in pairs], self._detector.extractor.device))
         progress(PARTS[0], len(shots), len(shots))
-        return used, joined, mirrored
+        return used, joined, [pair.select(slice(1, 2)) for pair in pairs]
 
-    def _encoding(self, pictures: list[Pixels]) -> Steps[PatchFeatures]:
-        yield from ()
-        return self._detector.encode(pictures)
+    def _encoding(self, shot: Pixels) -> Steps[PatchFeatures]:
+        """A shot and its mirror image, one picture at a time: frames wait for each."""
+        own = self._detector.encode([shot])
+        yield 1, 2
+        return join([own, self._detector.encode([mirror(shot)])])
 
     # What a bank depends on.
 
@@ -179,10 +258,19 @@ class Maker:
         return basis
 
     def load(self, recipe: RecipeConfig, bank: str) -> Taught | None:
-        """What judges by a bank that is stored; None when there is none that fits the present model and recipe."""
+        """What judges by a bank that is stored, as it did last; None when there is none that fits the model and recipe."""
+        stored = self._stored(recipe, bank)
+        return _taught(stored.reference, stored.found.calibration, stored.found.labelled) if stored is not None else None
+
+    def _stored(self, recipe: RecipeConfig, bank: str) -> _Fit | None:
         words = self._words(recipe)
         basis = self._basis(recipe, self._mode(recipe, any_shots=True))
         found = self._banks.load(recipe.name, bank, basis, self._detector.fingerprint, self._detector.extractor.device)
         if found is None or (found.bank is not None and found.bank.manifest.region != box(recipe.region)):
             return None
-        return Taught(found.calibration.apply(Reference(found.bank, words)), found.calibration)
+        return _Fit(found, basis, Reference(found.bank, words))
+
+
+def _taught(reference: Reference, calibration: Calibration, labelled: Labelled | None) -> Taught:
+    judging = labelled.apply(calibration) if labelled is not None else calibration
+    return Taught(judging.apply(reference), judging)

@@ -4,10 +4,11 @@ The ledger's table `marks` keeps them. A marked result's files are kept from age
 that its pixels can be scored by whatever bank judges then: the threshold is refined by scores of the present bank alone.
 """
 
+import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from config.errors import ArchiveError
+from config.errors import ArchiveError, PictureError
 from daemon.archive import Archive
 from daemon.archive_rows import Archived, keep, let_go
 from daemon.ledger import Ledger
@@ -24,12 +25,14 @@ from model.calibration import Calibration
 from model.files import sync_folder
 from model.labelled import Labelled, labelled_threshold
 
+log = logging.getLogger(__name__)
+
 Mark = Literal["good", "bad"]
 Pixels = NDArray[np.uint8]
-Scorer = Callable[[Sequence[Pixels]], Sequence[float]]
-"""Scores of whole frames (H x W, or H x W x 3, RGB; the scorer crops to the region) by the bank that judges."""
+Scorer = Callable[[Pixels], float]
+"""The score of a whole frame (H x W, or H x W x 3, RGB; the scorer crops to the region) by the bank that judges. Raises
+PictureError for a frame that does not count."""
 
-SCORE_AT_ONCE = 8
 CREATE = """CREATE TABLE IF NOT EXISTS marks (
     result_id TEXT PRIMARY KEY, recipe TEXT NOT NULL, mark TEXT NOT NULL, marked_by TEXT NOT NULL, marked_ns INTEGER NOT NULL,
     basis TEXT, score REAL
@@ -90,39 +93,31 @@ class Marks:
     def labels(self, recipe: str, basis: str, scorer: Scorer) -> tuple[list[float], list[float]]:
         """Scores of the parts marked good, and of those marked bad, by the bank that judges.
 
-        basis: names what the scorer scores by (bank and calibration basis). Only marks without a score of that basis are
-        scored, from their archived pixels, 8 at a time; the scores are kept. Marks whose pixels cannot be read, or do not
-        suit the scorer (ArchiveError), are left out.
+        basis: names what the scorer scores by (bank and calibration). Only marks that were not scored by it are, from their
+        archived pixels, and each score is kept. Marks whose pixels cannot be read, or do not count, are left out.
         """
         with closing(self._ledger.reader()) as reader:
             rows = _rows(reader, recipe)
-        scores = {row[0]: row[5] for row in rows if row[4] == basis and row[5] is not None}
-        missing = [row[0] for row in rows if row[0] not in scores]
-        for start in range(0, len(missing), SCORE_AT_ONCE):
-            found = self._score(missing[start : start + SCORE_AT_ONCE], scorer)
-            self._ledger.call(partial(_keep_scores, basis=basis, scores=found)).result()
-            scores |= found
-        by_mark: dict[str, list[float]] = {"good": [], "bad": []}
-        for row in rows:
-            if (score := scores.get(row[0])) is not None:
-                by_mark[row[2]].append(score)
+        by_mark: dict[Mark, list[float]] = {"good": [], "bad": []}
+        for result_id, _, mark, _, scored_by, score in rows:
+            if scored_by != basis:
+                score = self._score(result_id, scorer)
+                self._ledger.call(partial(_keep_score, result_id=result_id, basis=basis, score=score)).result()
+            if score is not None:
+                by_mark[mark].append(score)
         return by_mark["good"], by_mark["bad"]
 
-    def refine(self, recipe: str, calibration: Calibration, basis: str, scorer: Scorer) -> tuple[Calibration, Labelled]:
-        """A calibration from shots alone, refined by the recipe's marks. Without marks it stays as it is."""
+    def refine(self, recipe: str, calibration: Calibration, basis: str, scorer: Scorer) -> Labelled | None:
+        """What the recipe's marks make of a calibration from shots alone (see `labels`); None without marks that count."""
         good, bad = self.labels(recipe, basis, scorer)
-        labelled = labelled_threshold(calibration.threshold, calibration.shot_scores, good, bad)
-        return (labelled.apply(calibration) if good or bad else calibration), labelled
+        return labelled_threshold(calibration.threshold, calibration.shot_scores, good, bad) if good or bad else None
 
-    def _score(self, result_ids: Sequence[str], scorer: Scorer) -> dict[str, float]:
-        pictures: dict[str, Pixels] = {}
-        for result_id in result_ids:
-            try:
-                pictures[result_id] = self._archive.pixels(result_id)
-            except ArchiveError:
-                continue
-        found = scorer(list(pictures.values())) if pictures else []
-        return {result_id: float(score) for result_id, score in zip(pictures, found, strict=True)}
+    def _score(self, result_id: str, scorer: Scorer) -> float | None:
+        try:
+            return scorer(self._archive.pixels(result_id))
+        except (ArchiveError, PictureError) as error:
+            log.warning("mark of result %s is left out: %s", result_id, error)
+            return None
 
     def _existing(self, result_id: str) -> Archived:
         archived = self._archive.find(result_id)
@@ -171,6 +166,5 @@ def _rows(reader: sqlite3.Connection, recipe: str) -> list[tuple[str, str, Mark,
     ).fetchall()
 
 
-def _keep_scores(connection: sqlite3.Connection, *, basis: str, scores: dict[str, float]) -> None:
-    rows = [(basis, score, result_id) for result_id, score in scores.items()]
-    connection.executemany("UPDATE marks SET basis = ?, score = ? WHERE result_id = ?", rows)
+def _keep_score(connection: sqlite3.Connection, *, result_id: str, basis: str, score: float | None) -> None:
+    connection.execute("UPDATE marks SET basis = ?, score = ? WHERE result_id = ?", (basis, score, result_id))

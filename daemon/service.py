@@ -225,6 +225,7 @@ class Service:
             recipe_of=store.get,
             on_taught=programs.taught,
             on_event=announcer.recipe_event,
+            refine=self.marks.refine,
             in_use=programs.in_use,
             bank_rows=self.config.inference.bank_rows,
         )

@@ -6,7 +6,7 @@ for a person's yes: one bad reference hides that defect for ever.
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -111,6 +111,10 @@ class Teacher:
         self._recipe_of(recipe)
         return self._needs_builder().request(recipe)
 
+    def refine(self, recipe: str) -> str | None:
+        """A part was marked: let the marks move the threshold. The id of the build that does; None where nothing builds."""
+        return self._builder.refine(recipe) if self._builder is not None else None
+
     def rollback(self, recipe: str, bank: str | None = None) -> BankRow:
         """Judge by an earlier bank, see `Builder.rollback`."""
         return self._needs_builder().rollback(recipe, bank)
@@ -129,22 +133,25 @@ class Teacher:
     def start_idle(self, recipe: RecipeConfig, progress: Progress) -> None:
         """The same for a recipe that no station has: its bank is built in the background, where it is to be built."""
         self._take_folder(recipe, progress)
-        self._needs_builder().catch_up(recipe)
+        self._needs_builder().resume(recipe)
 
     def _take_folder(self, recipe: RecipeConfig, progress: Progress) -> None:
         self._shots.tidy(recipe.name)
         pictures = list_pictures(recipe.shots) if recipe.shots is not None else []
+        folder = self._shots.folder(recipe.name)
+        there = {row.shot for row in self._shots.all(recipe.name) if (folder / row.file).is_file()}
+        settled = there | self._shots.unwanted(recipe.name).keys()
         for done, picture in enumerate(pictures):
             progress(f"recipe {recipe.name}: reading reference shots", done, len(pictures))
-            self._register_listed(recipe, picture)
+            self._register_listed(recipe, picture, settled)
         if pictures:
             progress(f"recipe {recipe.name}: reading reference shots", len(pictures), len(pictures))
 
-    def _register_listed(self, recipe: RecipeConfig, picture: Path) -> None:
+    def _register_listed(self, recipe: RecipeConfig, picture: Path, settled: Set[str]) -> None:
         try:
             data = picture.read_bytes()
             pixels = decode_picture(data, str(picture))
-            if pixel_hash(pixels) not in self._shots.unwanted(recipe.name):
+            if pixel_hash(pixels) not in settled:
                 self._register(recipe, pixels, data, str(picture), False, build=False)
         except OSError as error:
             log.warning("recipe %s: reference shot refused: %s: %s", recipe.name, picture, error.strerror)

@@ -56,11 +56,18 @@ class ThresholdOverride:
 def limits_of(recipe: RecipeConfig, override: ThresholdOverride | None, calibration: Calibration | None) -> Limits | None:
     """What is in force; None where it would be the calibrated threshold, or a factor of it, and there is none."""
     if override is not None and override.threshold is not None:
-        return Limits(override.threshold, override.threshold)
+        return _absolute(override.threshold, calibration)
     if override is not None and override.factor is not None:
         if calibration is None:
             return None
         return Limits(override.factor * calibration.threshold, override.factor * calibration.pixel_threshold)
     if recipe.threshold is not None:
-        return Limits(recipe.threshold, recipe.threshold)
+        return _absolute(recipe.threshold, calibration)
     return Limits(calibration.threshold, calibration.pixel_threshold) if calibration is not None else None
+
+
+def _absolute(threshold: float, calibration: Calibration | None) -> Limits:
+    """The mask's threshold moves with it."""
+    if calibration is None:
+        return Limits(threshold, threshold)
+    return Limits(threshold, calibration.pixel_threshold * (threshold / calibration.threshold))

@@ -14,7 +14,7 @@ from daemon.shots import crop, pixel_hash
 from demo.pictures import BUILD, Part, lay_out
 from demo.run import CONFIG
 from model.bank import build_bank
-from model.calibration import calibrate
+from model.calibration import Calibration, calibrate, mirror
 from model.detector import Detector, Reference
 from model.features import create_extractor
 from model.regions import find_regions
@@ -30,15 +30,16 @@ def _tile(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _row(
-    part: Part, pixels: NDArray[np.uint8], anomaly_map: NDArray[np.float32], score: float, threshold: float
+    part: Part, pixels: NDArray[np.uint8], anomaly_map: NDArray[np.float32], score: float, calibration: Calibration
 ) -> NDArray[np.uint8]:
     """Input, anomaly map (black to white at twice the threshold), mask outline; a caption below."""
     height, width = pixels.shape[:2]
+    threshold = calibration.threshold
     verdict = "pass" if score <= threshold else "FAIL"
     heat = np.clip(anomaly_map / (2 * threshold) * 255, 0, 255).astype(np.uint8)
     mask = np.zeros((height, width), np.uint8)
     if score > threshold:
-        mask, _ = find_regions(anomaly_map, width, height, threshold)
+        mask, _ = find_regions(anomaly_map, width, height, calibration.pixel_threshold)
     marked = _tile(pixels)
     outline = cv2.resize(mask.astype(np.uint8), (TILE, TILE), interpolation=cv2.INTER_NEAREST)
     contours, _hierarchy = cv2.findContours(outline, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -62,10 +63,11 @@ def main() -> None:
     recipe = config.recipes[0]
     detector = Detector(create_extractor(load_preset(config.inference.preset, CONFIG.parent), config.inference.device))
     shots = [read_picture(path) for path in list_pictures(recipe.shots)] if recipe.shots is not None else []
-    features = detector.encode([crop(pixels, recipe.region, "shot") for pixels in shots])
+    parts = [crop(pixels, recipe.region, "shot") for pixels in shots]
+    features, mirrored = detector.encode(parts), [detector.encode([mirror(part)]) for part in parts]
     names, most = [pixel_hash(pixels) for pixels in shots], detector.extractor.spec.bank_rows
     bank = build_bank(features, fingerprint=detector.fingerprint, shots=names, max_rows=most)
-    calibration = calibrate(detector, features, Reference(bank))
+    calibration = calibrate(detector, features, mirrored, Reference(bank))
     reference, threshold = calibration.apply(Reference(bank)), calibration.threshold
     rows, scores = [], []
     for part in sorted(line, key=lambda part: (part.defective, part.source.name)):
@@ -73,14 +75,14 @@ def main() -> None:
         judged = detector.judge([pixels], [reference])
         score = float(judged.scores[0])
         scores.append((part.defective, score))
-        rows.append(_row(part, pixels, judged.maps[0], score, threshold))
+        rows.append(_row(part, pixels, judged.maps[0], score, calibration))
     rows += [np.zeros_like(rows[0])] * (-len(rows) % COLUMNS)
     sheet = np.vstack([np.hstack(rows[start : start + COLUMNS]) for start in range(0, len(rows), COLUMNS)])
     path = BUILD / "sheet.png"
     cv2.imwrite(str(path), sheet)
     good = [score for defective, score in scores if not defective]
     bad = [score for defective, score in scores if defective]
-    print(f"threshold {threshold:.4f} from {calibration.shots} shots")
+    print(f"threshold {threshold:.4f} from {calibration.advice}")
     if good:
         print(f"good:      {sum(score <= threshold for score in good)} of {len(good)} pass (highest {max(good):.4f})")
     if bad:

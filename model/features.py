@@ -48,6 +48,9 @@ class JointFeatures:
     def select(self, at: slice | Tensor) -> "JointFeatures":
         return JointFeatures(tuple(layer[at] for layer in self.layers), self.image[at])
 
+    def to(self, device: str | torch.device) -> "JointFeatures":
+        return JointFeatures(tuple(layer.to(device) for layer in self.layers), self.image.to(device))
+
 
 @dataclass(frozen=True)
 class PatchFeatures:
@@ -71,6 +74,11 @@ class PatchFeatures:
         at = index if isinstance(index, slice) else torch.tensor(index, device=self.layers[0].device, dtype=torch.long)
         joint = None if self.joint is None else self.joint.select(at)
         return PatchFeatures(tuple(layer[at] for layer in self.layers), self.grids, joint)
+
+    def to(self, device: str | torch.device) -> "PatchFeatures":
+        """The same features in that device's memory."""
+        joint = None if self.joint is None else self.joint.to(device)
+        return PatchFeatures(tuple(layer.to(device) for layer in self.layers), self.grids, joint)
 
 
 def join(parts: Sequence[PatchFeatures]) -> PatchFeatures:

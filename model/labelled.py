@@ -15,36 +15,17 @@ marked bad parts score higher than bad parts do.
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from model.calibration import Calibration
+from model.calibration import Calibration, false_reject_rule
+from model.rate import Rate, rate
 
 ROOM = 1.05
 """Over the highest good part that lifts the threshold: the same part, taken again, scores a little differently."""
 
 HALF_LIFT = 4
 """So many good parts over the shots' threshold may lift it by half; more by less and less more, less than double in all."""
-
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Rate:
-    """How often something is to be expected: `wrong` of `parts` parts, 0..1.
-
-    expected: (wrong + 1) / (parts + 2), Laplace's rule: none of three is not never. low, high: exact 95 % interval (Clopper
-    and Pearson, Biometrika 26, 1934).
-    """
-
-    wrong: int
-    parts: int
-    expected: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.expected:.1%} ({self.low:.1%} to {self.high:.1%}; {self.wrong} of {self.parts} parts)"
 
 
 @dataclass(frozen=True)
@@ -75,6 +56,10 @@ class Labelled:
     def advice(self) -> str:
         """What the marks came to, and what mends it, for the engineer."""
         told = f"{self.good} marked good, {self.bad} marked bad"
+        if self.false_reject is not None:
+            told += f"; expect false rejects {self.false_reject}"
+        if self.escape is not None:
+            told += f"; expect escapes {self.escape}"
         if self.rejected:
             told += f"; {len(self.rejected)} marked good still fail: look whether the marks are right, then promote them to shots"
         if self.escaped:
@@ -84,11 +69,21 @@ class Labelled:
         return told
 
     def apply(self, calibration: Calibration) -> Calibration:
-        """The calibration with this threshold; the pixel threshold moves in proportion."""
+        """The calibration with this threshold; the pixel threshold moves in proportion, and the expected rate with it."""
         factor = self.threshold / calibration.threshold
         advice = f"{calibration.advice}; {self.advice}"
         pixel_threshold = calibration.pixel_threshold * factor
-        return replace(calibration, threshold=self.threshold, pixel_threshold=pixel_threshold, advice=advice)
+        false_reject = calibration.false_reject
+        if false_reject is not None:
+            scores = calibration.shot_scores, calibration.mirror_scores, calibration.self_test
+            false_reject = false_reject_rule(*scores, factor)
+        return replace(
+            calibration,
+            threshold=self.threshold,
+            pixel_threshold=pixel_threshold,
+            advice=advice,
+            false_reject=false_reject,
+        )
 
 
 def labelled_threshold(
@@ -153,38 +148,3 @@ def _cut(start: float, good: Sequence[float], bad: Sequence[float], reach: float
         return escapes + len(good) - bisect_right(good, place), escapes, abs(place - start), place
 
     return min((place for place in places if place <= reach), key=cost)
-
-
-def rate(wrong: int, parts: int) -> Rate:
-    """What `wrong` of `parts` tells of the parts to come. Raises ValueError unless 0 <= wrong <= parts."""
-    if not 0 <= wrong <= parts:
-        raise ValueError(f"rate: expected 0 <= wrong <= parts, got {wrong} of {parts}")
-    tail = (1 - CONFIDENCE) / 2
-    # The interval holds every true rate at which what was seen, or something more extreme, is no rarer than `tail`.
-    low = 0.0 if wrong == 0 else _crossing(lambda chance: 1 - _at_most(wrong - 1, parts, chance) < tail)
-    high = 1.0 if wrong == parts else _crossing(lambda chance: _at_most(wrong, parts, chance) >= tail)
-    return Rate(wrong, parts, (wrong + 1) / (parts + 2), low, high)
-
-
-def _at_most(wrong: int, parts: int, chance: float) -> float:
-    """The chance that of `parts` parts at most `wrong` are wrong, each with `chance`, 0 < chance < 1."""
-    log_right, log_wrong, log_parts = math.log1p(-chance), math.log(chance), math.lgamma(parts + 1)
-    return math.fsum(
-        math.exp(
-            log_parts
-            - math.lgamma(number + 1)
-            - math.lgamma(parts - number + 1)
-            + number * log_wrong
-            + (parts - number) * log_right
-        )
-        for number in range(wrong + 1)
-    )
-
-
-def _crossing(under: Callable[[float], bool]) -> float:
-    """Where `under` turns from true to false between 0 and 1, to 1e-12."""
-    low, high = 0.0, 1.0
-    while high - low > 1e-12:
-        middle = (low + high) / 2
-        low, high = (middle, high) if under(middle) else (low, middle)
-    return (low + high) / 2

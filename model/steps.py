@@ -11,15 +11,32 @@ Steps = Generator[Step, None, T]
 """Work that stops after each step, and returns its result at the end."""
 
 
-def finish(steps: Steps[T], progress: Callable[[int, int], None] | None = None) -> T:
-    """Do all steps at once. progress: called whenever more is done than before; what it raises ends the work."""
-    before = 0
+def telling(steps: Steps[T], progress: Callable[[int, int], None]) -> Steps[T]:
+    """The same steps; `progress` is called at each of them, and what it raises ends the work."""
     while True:
         try:
             step = next(steps)
         except StopIteration as end:
             result: T = end.value
             return result
-        if progress is not None and step[0] > before:
-            progress(*step)
-        before = max(before, step[0])
+        progress(*step)
+        yield step
+
+
+def finish(steps: Steps[T], progress: Callable[[int, int], None] | None = None) -> T:
+    """Do all steps at once. progress: called whenever more is done than before; what it raises ends the work."""
+    before = 0
+
+    def told(done: int, total: int) -> None:
+        nonlocal before
+        if progress is not None and done > before:
+            progress(done, total)
+        before = max(before, done)
+
+    work = telling(steps, told)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result

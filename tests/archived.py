@@ -3,6 +3,7 @@
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +35,11 @@ def a_result(verdict: Verdict = "fail", *, station: str = "press", recipe: str =
 class Kept:
     """A ledger with its archive, and what was dropped."""
 
-    def __init__(self, store: Path, **config: object) -> None:
+    def __init__(self, store: Path, ledger: Ledger | None = None, **config: Any) -> None:
+        """ledger: of others, who close it; None: one of its own."""
         self.root = store / "archive"
-        self.ledger = Ledger(store)
+        self.ledger = ledger or Ledger(store)
+        self._own_ledger = ledger is None
         self.dropped: list[str] = []
         self.settings = ArchiveConfig.model_validate({"min_free_bytes": 0, **config})
         self.archive = Archive(store, self.ledger, self.settings, self.dropped.append)
@@ -69,4 +72,5 @@ class Kept:
 
     def close(self) -> None:
         self.archive.close()
-        self.ledger.close()
+        if self._own_ledger:
+            self.ledger.close()

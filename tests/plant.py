@@ -17,6 +17,7 @@ from daemon.finisher import Finisher
 from daemon.frames import NewestFrames
 from daemon.inspector import Inspector
 from daemon.ledger import Ledger
+from daemon.maker import Refine
 from daemon.programs import Programs
 from daemon.recipe_store import RecipeStore
 from daemon.recipes import Recipes, Running
@@ -47,6 +48,7 @@ class TestPlant:
         self.metrics = Metrics("test")
         self.frames = NewestFrames()
         self.taught: dict[str, Taught | Untaught] = {}
+        self.refine: Refine = lambda *_: None
         self.ledger = Ledger(self.state)
         self._finisher = Finisher(Topics("test"))
         self._inspector = Inspector(self._finisher, max_batch=1, max_wait_s=0)
@@ -78,6 +80,7 @@ class TestPlant:
             self._inspector,
             recipe_of=self.store.get,
             on_taught=swap,
+            refine=lambda *marked: self.refine(*marked),
             in_use=programs.in_use,
             at=at,
         )

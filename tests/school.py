@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +17,14 @@ from daemon.builder import Builder, Detail
 from daemon.finisher import Finisher
 from daemon.inspector import Inspector
 from daemon.ledger import Ledger
+from daemon.marks import Marks
 from daemon.presets import load_preset
 from daemon.shots import At, Shots, nowhere
 from daemon.station import Taught, Untaught
 from daemon.teacher import Teacher
 from model.detector import Detector
 from model.features import PatchFeatures, to_square
+from tests.archived import Kept
 
 RECIPE = RecipeConfig(name="disc", object="disc")
 
@@ -54,7 +57,9 @@ class School:
         detector: Detector | None = None,
         at: At = nowhere,
         on_taught: Callable[[str, Taught | Untaught], None] = lambda *_: None,
+        **archive: Any,
     ) -> None:
+        """archive: settings of the archive whose marks refine the threshold."""
         self.folder = folder
         self.recipe = recipe
         self.events: list[tuple[str, Detail]] = []
@@ -63,6 +68,8 @@ class School:
         self.extractor = PixelExtractor()
         self.detector = detector or Detector(self.extractor)
         self.inspector = Inspector(Finisher(Topics("t")), max_batch=4, max_wait_s=0.0)
+        self.kept = Kept(folder, self.ledger, **archive)
+        self.marks = Marks(self.ledger, self.kept.archive)
         shots = Shots(folder, self.ledger, at)
         banks = Banks(
             folder, self.ledger, lambda _recipe, bank, why: self._heard("", "bank_corrupt", {"bank": bank, "why": why}), at
@@ -81,6 +88,7 @@ class School:
             recipe_of=self._recipe_of,
             on_taught=swap,
             on_event=self._heard,
+            refine=self.marks.refine,
             at=at,
         )
         self.teacher = Teacher(shots, banks, self._recipe_of, self.builder, self._heard)
@@ -112,4 +120,5 @@ class School:
     def close(self) -> None:
         self.builder.stop()
         self.inspector.stop()
+        self.kept.close()
         self.ledger.close()

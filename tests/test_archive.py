@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,7 +32,7 @@ from tests.broker import wait_for
 def opened(tmp_path: Path) -> Iterator[Callable[..., Kept]]:
     made: list[Kept] = []
 
-    def open_(**config: object) -> Kept:
+    def open_(**config: Any) -> Kept:
         if made:
             made.pop().close()
         made.append(Kept(tmp_path, **config))
@@ -252,6 +253,7 @@ def test_halves_that_a_crash_left_are_cleaned_and_the_books_agree_with_the_disk(
 WRITER = """
 import sys
 from pathlib import Path
+from typing import Any
 from tests.archived import Kept, a_result, picture
 kept = Kept(Path(sys.argv[1]), max_bytes=1_000_000)
 print("ready", flush=True)

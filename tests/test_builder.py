@@ -1,5 +1,7 @@
 """daemon/builder.py, maker.py, banks.py, encoded.py: builds in the background, swaps, rollbacks, and what a kill leaves."""
 
+import hashlib
+import json
 import subprocess
 import sys
 import threading
@@ -13,13 +15,14 @@ import pytest
 from config.errors import StoreError
 from config.schema import RecipeConfig, StationConfig
 from connectors.contract import ResultOut, Topics
+from daemon.encoded import EncodedShots
 from daemon.finisher import Finisher
 from daemon.inspector import Inspector
 from daemon.ledger import Ledger
 from daemon.shots import pixel_hash
 from daemon.station import Program, Station, Taught, Untaught
 from model.bank import Bank, build_bank
-from model.calibration import calibrate
+from model.calibration import calibrate, mirror
 from model.detector import Detector, Reference
 from model.features import create_extractor
 from tests.broker import wait_for
@@ -56,12 +59,12 @@ def bank_of(taught: Taught | Untaught | None) -> Bank:
     return taught.bank
 
 
-def test_one_more_shot_encodes_one_picture_and_the_bank_is_that_of_all_at_once(school: Make) -> None:
+def test_one_more_shot_encodes_itself_and_its_mirror_image_and_the_bank_is_that_of_all_at_once(school: Make) -> None:
     own = school()
     teach(own, range(5))
     before = own.extractor.encoded
     taught = own.built(add(own, 5))
-    assert own.extractor.encoded == before + 1
+    assert own.extractor.encoded == before + 2
     bank = bank_of(taught)
     detector = Detector(PixelExtractor())
     pictures = [draw_part(seed) for seed in range(6)]
@@ -70,7 +73,35 @@ def test_one_more_shot_encodes_one_picture_and_the_bank_is_that_of_all_at_once(s
     plain = build_bank(features, fingerprint=detector.fingerprint, shots=names, max_rows=400)
     assert bank.hash == plain.hash
     assert bank.layers[0].equal(plain.layers[0])
-    assert taught.calibration == calibrate(detector, features, Reference(plain))
+    mirrored = [detector.encode([mirror(picture)]) for picture in pictures]
+    assert taught.calibration == calibrate(detector, features, mirrored, Reference(plain))
+    rate = taught.calibration.false_reject
+    assert rate is not None
+    told = own.heard("bank_built")[-1]
+    assert (told["expected_false_reject"], told["false_reject_low"], told["false_reject_high"]) == (
+        rate.expected,
+        rate.low,
+        rate.high,
+    )
+
+
+def test_a_calibration_of_an_older_rule_is_made_again(school: Make) -> None:
+    own = school()
+    first = teach(own, range(3))
+    own.ledger.call(
+        lambda connection: connection.execute(
+            "UPDATE banks SET calibration = json_remove(json_set(calibration, '$.basis.rule', 3, "
+            "'$.calibration.threshold', 9.0), '$.calibration.mirror_scores', '$.calibration.false_reject')"
+        )
+    ).result()
+    assert own.teacher.banks("disc")[0].calibration.threshold == 9
+    own.close()
+    again = school()
+    taught = again.open()
+    assert isinstance(taught, Taught)
+    assert taught.calibration == first.calibration
+    assert again.extractor.encoded == 0
+    assert again.teacher.banks("disc")[0].calibration == first.calibration
 
 
 def test_damaged_features_are_made_again(tmp_path: Path, school: Make) -> None:
@@ -83,7 +114,26 @@ def test_damaged_features_are_made_again(tmp_path: Path, school: Make) -> None:
     before = own.extractor.encoded
     own.ledger.call(lambda connection: connection.execute("DELETE FROM banks")).result()
     assert own.built(own.teacher.rebuild("disc")).calibration == first.calibration
-    assert own.extractor.encoded == before + 3
+    assert own.extractor.encoded == before + 2 * 3
+
+
+def test_features_kept_by_a_release_that_kept_no_mirror_images_are_made_again(tmp_path: Path, school: Make) -> None:
+    own = school()
+    first = teach(own, range(2))
+    folder = tmp_path / "state" / "recipes" / "disc" / "features"
+    for path in folder.iterdir():
+        path.unlink()
+    old = EncodedShots(folder, own.detector.fingerprint, None, None)
+    old._key = hashlib.sha256(
+        json.dumps([own.detector.fingerprint, None, None], sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
+    for seed in range(2):
+        old.store(pixel_hash(draw_part(seed)), own.detector.encode([draw_part(seed)]))
+    own.ledger.call(lambda connection: connection.execute("DELETE FROM banks")).result()
+    before = own.extractor.encoded
+    assert own.built(own.teacher.rebuild("disc")).calibration == first.calibration
+    assert own.extractor.encoded == before + 2 * 2
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_registrations_join_the_build_that_waits_and_follow_the_one_that_runs(school: Make) -> None:
@@ -238,7 +288,7 @@ def test_a_stop_ends_a_build_soon_and_the_next_start_goes_on_from_it(school: Mak
     assert bank_of(again.open()).hash == old.hash
     wait_for(lambda: bool(again.heard("bank_built")), "the bank of all shots")
     assert again.heard("bank_built")[0]["shots"] == 30
-    assert again.extractor.encoded < 31
+    assert again.extractor.encoded < 2 * 31
 
 
 def test_no_frame_is_lost_over_fifty_swaps_and_each_is_judged_by_one_bank(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,10 +12,22 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from model.bank import Bank, build_bank
-from model.calibration import ENOUGH_SHOTS, FACTOR, LONE_FACTOR, Calibration, calibrate, even_odds, mirrors, threshold_rule
+from model.calibration import (
+    ENOUGH_SHOTS,
+    LONE_FACTOR,
+    SELF_ROOM,
+    SPREADS,
+    Calibration,
+    calibrate,
+    even_odds,
+    false_reject_rule,
+    mirror,
+    threshold_rule,
+)
 from model.detector import Detector, Reference
 from model.errors import ModelError, ShotsError
 from model.features import PatchFeatures, create_extractor
+from model.rate import rate
 from model.scoring import score
 from model.spec import ModelSpec
 from tests.tiny_clip import clip_state, linear_state, tiny_spec
@@ -46,8 +59,14 @@ def bank_of(detector: Detector, levels: Sequence[int]) -> Bank:
     return detector.build([np.full((8, 8), level, np.uint8) for level in levels], [f"shot{n}" for n in range(len(levels))])
 
 
-def calibrated(detector: Detector, levels: Sequence[int]) -> Calibration:
-    return calibrate(detector, encoded(detector, levels), Reference(bank_of(detector, levels)))
+def one_by_one(detector: Detector, levels: Sequence[int]) -> list[PatchFeatures]:
+    return [encoded(detector, [level]) for level in levels]
+
+
+def calibrated(detector: Detector, levels: Sequence[int], mirrored: Sequence[int] | None = None) -> Calibration:
+    """mirrored: the levels of the mirror images; None: those of the shots, as an even grey has."""
+    views = one_by_one(detector, levels if mirrored is None else mirrored)
+    return calibrate(detector, encoded(detector, levels), views, Reference(bank_of(detector, levels)))
 
 
 @pytest.fixture
@@ -60,14 +79,61 @@ def cosine(one: int, two: int) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-def test_threshold_is_the_worst_leave_one_out_score_times_the_factor(detector: Detector) -> None:
-    calibration = calibrated(detector, [100, 110, 140])
-    want = [1 - cosine(100, 110), 1 - cosine(110, 100), 1 - cosine(140, 110)]
-    assert calibration.shot_scores == pytest.approx(want, abs=1e-5)
-    assert calibration.threshold == pytest.approx(want[2] * FACTOR, abs=1e-5)
-    assert calibration.threshold == threshold_rule(calibration.shot_scores)
-    assert calibration.pixel_threshold == calibration.threshold
+# the rules, by hand
+
+
+def test_threshold_is_two_standard_deviations_over_the_mean_of_shots_and_mirror_images() -> None:
+    # The mirror image at 9 counts as 1.15 x 3 = 3.45. Mean 14.45 / 6 = 2.408333, squares about it 4.102083, s = 0.905769.
+    assert threshold_rule((1, 2, 3), (2, 3, 9), (0, 0, 0)) == pytest.approx(2.408333 + 2 * 0.905769, abs=1e-5)
+    assert threshold_rule((1, 2, 3), (2, 3, 3.4), (0, 0, 0)) == pytest.approx(2.4 + 2 * math.sqrt(4.0 / 5), abs=1e-9)
+
+
+def test_threshold_is_never_under_what_the_shots_themselves_need() -> None:
+    assert threshold_rule((1, 2, 3), (2, 3, 9), (0, 4.0, 0)) == pytest.approx(4.219870, abs=1e-5)
+    assert threshold_rule((1, 2, 3), (2, 3, 9), (0, 4.5, 0)) == pytest.approx(1.05 * 4.5)
+
+
+def test_a_lone_shots_threshold_is_of_its_mirror_image() -> None:
+    assert threshold_rule((), (2,), (1,)) == pytest.approx(1.4 * 2)
+    assert threshold_rule((), (2,), (3,)) == pytest.approx(1.05 * 3)
+
+
+def test_expected_rate_counts_the_shots_that_fail_by_what_the_others_make() -> None:
+    # Without the last: mean 1.1, s = sqrt(0.04 / 5), threshold 1.2789. With its mirror image it would be 1.39, and with its
+    # self-test 1.05 x 1.3 = 1.365: it would pass by either.
+    scores = (1.0, 1.1, 1.2, 1.35)
+    assert false_reject_rule(scores, scores, (0, 0, 0, 1.3)) == rate(1, 4)
+    assert false_reject_rule(scores, scores, (0, 0, 0, 0), factor=1.1) == rate(0, 4)
+    # 1.2 fails as well: by 1.0, 1.1, 1.35 the threshold is 0.9 x (1.15 + 2 x 0.1612) = 1.325, so at 0.8, by 1.178.
+    assert false_reject_rule(scores, scores, (0, 0, 0, 0), factor=0.8) == rate(2, 4)
+
+
+def test_expected_rate_of_two_shots_and_of_one() -> None:
+    # Each by the other and its mirror image, which do not spread at all: 1 passes 2, 2 does not pass 1.
+    assert false_reject_rule((1, 2), (1, 2), (0, 0)) == rate(1, 2)
+    assert false_reject_rule((), (1,), (0,)) is None
+    assert false_reject_rule((1,), (1,), (0,)) is None
+
+
+def test_a_mirror_image_is_mirrored_left_to_right() -> None:
+    assert mirror(np.array([[1, 2, 3], [4, 5, 6]], np.uint8)).tolist() == [[3, 2, 1], [6, 5, 4]]
+    assert mirror(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))[0].tolist() == [[3, 4, 5], [0, 1, 2]]
+
+
+# calibrating
+
+
+def test_shots_and_mirror_images_are_scored_against_the_other_shots(detector: Detector) -> None:
+    calibration = calibrated(detector, [100, 110, 140], [104, 111, 142])
+    own = [1 - cosine(100, 110), 1 - cosine(110, 100), 1 - cosine(140, 110)]
+    views = [1 - cosine(104, 110), 1 - cosine(111, 100), 1 - cosine(142, 110)]
+    assert calibration.shot_scores == pytest.approx(own, abs=1e-5)
+    assert calibration.mirror_scores == pytest.approx(views, abs=1e-5)
     assert calibration.self_test == pytest.approx([0, 0, 0], abs=1e-6)
+    scores = np.array([*own, *views])
+    assert calibration.threshold == pytest.approx(scores.mean() + SPREADS * scores.std(ddof=1), abs=1e-5)
+    assert calibration.pixel_threshold == pytest.approx(0.8 * calibration.threshold)
+    assert calibration.false_reject == rate(1, 3)
 
 
 def test_leaving_one_out_equals_a_bank_built_without_it(detector: Detector) -> None:
@@ -84,34 +150,34 @@ def test_calibrating_encodes_nothing_again() -> None:
     detector = Detector(extractor)
     features = encoded(detector, [100, 110, 140])
     bank = build_bank(features, fingerprint=detector.fingerprint, shots=["a", "b", "c"])
-    calibrate(detector, features, Reference(bank))
-    assert extractor.calls == 1
+    mirrored = one_by_one(detector, [100, 110, 140])
+    calls = extractor.calls
+    calibrate(detector, features, mirrored, Reference(bank))
+    assert extractor.calls == calls
 
 
 def test_few_shots_are_provisional_and_say_how_many_more(detector: Detector) -> None:
     few = calibrated(detector, [100, 110, 140])
     assert (few.shots, few.provisional) == (3, True)
-    assert few.advice == "3 shots: the threshold is provisional, register 5 more"
+    assert few.false_reject == rate(1, 3)
+    assert few.advice == (
+        "3 shots: the threshold is provisional, register 5 more; expected to fail 37.5% of good parts (0.8% to 90.6%)"
+    )
     enough = calibrated(detector, range(100, 100 + 5 * ENOUGH_SHOTS, 5))
     assert (enough.shots, enough.provisional) == (ENOUGH_SHOTS, False)
+    assert "8 shots: the threshold stands; expected to fail " in enough.advice
 
 
-def test_a_lone_shot_is_calibrated_by_its_mirror_images(detector: Detector) -> None:
-    picture = np.zeros((8, 8), np.uint8)
-    picture[:4, :4], picture[:4, 4:], picture[4:, :4], picture[4:, 4:] = 100, 110, 120, 140
-    assert [own[0, 0] for own in mirrors(picture)] == [110, 120, 140]
-    # Mirroring moves features about, and the search finds them wherever they are: only what mirrors change counts.
-    views = [np.full((8, 8), level, np.uint8) for level in (100, 105, 150)]
-    calibration = calibrate(detector, encoded(detector, [100]), Reference(bank_of(detector, [100])), detector.encode(views))
-    assert calibration.shot_scores == pytest.approx([0, 1 - cosine(105, 100), 1 - cosine(150, 100)], abs=1e-5)
+def test_a_lone_shot_is_calibrated_by_its_mirror_image(detector: Detector) -> None:
+    # Mirroring moves features about, and the search finds them wherever they are: only what mirroring changes counts.
+    calibration = calibrated(detector, [100], [150])
+    assert calibration.shot_scores == ()
+    assert calibration.mirror_scores == pytest.approx([1 - cosine(150, 100)], abs=1e-5)
     assert calibration.threshold == pytest.approx((1 - cosine(150, 100)) * LONE_FACTOR, abs=1e-5)
-    assert (calibration.shots, calibration.provisional) == (1, True)
-    assert calibration.advice == "1 shot: the threshold is provisional, register 7 more"
-
-
-def test_a_lone_shot_without_them_is_refused(detector: Detector) -> None:
-    with pytest.raises(ShotsError, match=r"at least 2 shots, got 1\. Register 7 more"):
-        calibrated(detector, [100])
+    assert (calibration.shots, calibration.provisional, calibration.false_reject) == (1, True, None)
+    assert calibration.advice == (
+        "1 shot: the threshold is provisional, register 7 more; a lone shot does not tell how many good parts will fail"
+    )
 
 
 def test_shots_that_would_not_pass_themselves_are_refused(detector: Detector) -> None:
@@ -137,16 +203,20 @@ def test_with_text_the_image_probability_weighs_what_good_parts_peaks_do(clip: D
     features = clip.encode(shots)
     bank = build_bank(features, fingerprint=clip.fingerprint, shots=list("abcd"))
     reference = clip.reference("both", bank=bank, object_name="bottle")
-    calibration = calibrate(clip, features, reference)
-    peaks, scores = [], []
+    views = [clip.encode([mirror(shot)]) for shot in shots]
+    calibration = calibrate(clip, features, views, reference)
+    peaks, scores, mirrored = [], [], []
     for number, shot in enumerate(shots):
         alone = replace(reference, bank=bank.without(number))
         peaks.append(float(clip.judge([shot], [alone]).scores[0]))
-        scores.append(float(clip.judge([shot], [replace(alone, image_weight=calibration.image_weight)]).scores[0]))
+        weighted = replace(alone, image_weight=calibration.image_weight)
+        scores.append(float(clip.judge([shot], [weighted]).scores[0]))
+        mirrored.append(float(clip.judge([mirror(shot)], [weighted]).scores[0]))
     assert calibration.image_weight == pytest.approx(max(peaks), abs=1e-5)
     assert calibration.shot_scores == pytest.approx(scores, abs=1e-5)
+    assert calibration.mirror_scores == pytest.approx(mirrored, abs=1e-5)
     assert min(np.subtract(scores, peaks)) > 0
-    assert calibration.threshold == pytest.approx(max(scores) * FACTOR, abs=1e-5)
+    assert calibration.threshold == threshold_rule(calibration.shot_scores, calibration.mirror_scores, calibration.self_test)
 
 
 def test_image_weight_ranks_pictures_as_the_published_score_does(clip: Detector) -> None:
@@ -161,10 +231,14 @@ def test_image_weight_ranks_pictures_as_the_published_score_does(clip: Detector)
 
 def test_zero_shot_is_calibrated_by_one_shot_and_judges_without_any(clip: Detector) -> None:
     reference = clip.reference("zero_shot", object_name="bottle")
-    one = calibrate(clip, clip.encode([noise(0)]), reference)
+    one = calibrate(clip, clip.encode([noise(0)]), [clip.encode([mirror(noise(0))])], reference)
     told = clip.judge([noise(0)], [reference])
     peak, chance = float(told.maps.max()), float(told.image_probabilities[0])
-    assert one.threshold == pytest.approx((peak + peak * chance) * FACTOR, abs=1e-5)
+    # Words have not seen the shot, so it counts as one left out; it must pass all the same.
+    assert one.shot_scores == pytest.approx([peak + peak * chance], abs=1e-5)
+    assert one.self_test == pytest.approx(one.shot_scores, abs=1e-5)
+    assert one.threshold == threshold_rule(one.shot_scores, one.mirror_scores, one.self_test)
+    assert one.threshold >= SELF_ROOM * one.self_test[0]
     assert one.provisional
     none = even_odds(4)
     assert (none.shots, none.threshold, none.image_weight, none.provisional) == (0, 4.0, 4.0, True)

@@ -16,7 +16,9 @@ from daemon import cli
 from daemon.client import Client, daemon_runs
 from daemon.shots import pixel_hash
 from tests.parts import draw_part, write_parts
+from tests.school import School
 from tests.test_cli import write
+from tests.test_teacher import png
 
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -95,6 +97,24 @@ def test_recipes_are_made_moved_and_selected_on_the_state_folder(aprilcam: Shell
     assert "needs words" in refused("recipe", "create", "w", "--object", "w", "--mode", "both")
     file.write_bytes(file.read_bytes()[:-1])
     assert refused("recipe", "import", file, "--name", "x").startswith("aprilcam: the file: not a whole ZIP")
+
+
+def test_banks_are_listed_with_the_false_rejects_to_expect(
+    aprilcam: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    school = School(tmp_path / "state")
+    school.open()
+    for seed in range(2):
+        school.built(school.teacher.register("disc", png(draw_part(seed)), name=f"{seed}", force=True).build)
+    rate = school.teacher.banks("disc")[0].calibration.false_reject
+    school.close()
+    assert rate is not None
+    done = aprilcam("banks", "--recipe", "disc", "--config", write(tmp_path))
+    assert done.returncode == 0, done.stderr
+    newest, oldest = [line for line in done.stdout.splitlines() if "(provisional)" in line]
+    assert f"{rate.expected:.0%} ({rate.low:.0%} to {rate.high:.0%})" in newest
+    assert "not known" in oldest
 
 
 @pytest.mark.parametrize(

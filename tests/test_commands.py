@@ -85,6 +85,10 @@ def test_rollback_goes_to_the_bank_before_and_rebuild_back_to_the_shots(plant: T
         wait_for(lambda count=count: len(plant.run("banks", {"recipe": "disc"})["banks"]) == count, "its bank")  # type: ignore[misc]
     newest, oldest = plant.run("banks", {"recipe": "disc"})["banks"]
     assert (newest["current"], newest["shots"], oldest["current"], oldest["shots"]) == (True, 2, False, 1)
+    # Each of two is judged by the other and its mirror image: a wide interval, and one shot tells nothing.
+    rate = newest["false_reject"]
+    assert 0 <= rate["low"] < rate["expected"] < rate["high"] <= 1
+    assert oldest["false_reject"] is None
     back = plant.run("rollback", {"recipe": "disc"})["bank"]
     assert (back["bank"], back["current"]) == (oldest["bank"], True)
     taught = plant.taught["disc"]
@@ -178,7 +182,7 @@ def test_a_command_that_was_refused_may_be_sent_again_with_its_request_id(plant:
         ("register", {"recipe": "disc", "picture": "AAAA"}, "refused", "not a picture. Use a whole png"),
         ("register", {"recipe": "disc", "result_id": "x"}, "refused", "not available in this daemon"),
         ("mark", {"result_id": "x", "verdict": "good"}, "refused", "not available in this daemon"),
-        ("mark", {"result_id": "x", "verdict": "fine"}, "malformed", "mark.verdict: input should be 'good' or 'bad'"),
+        ("mark", {"result_id": "x", "verdict": "fine"}, "malformed", "mark.verdict: input should be 'good', 'bad' or 'none'"),
         ("recipe_create", {"recipe": "ring", "object": "cog"}, "refused", "a recipe is named 'ring' already"),
         ("select_recipe", {"recipe": "cog", "station": "press"}, "unknown_recipe", "no recipe is named 'cog'. Known: disc, ring"),
         ("select_recipe", {"recipe": "ring", "station": "oven"}, "unknown_station", "no station is named 'oven'. Known: press"),

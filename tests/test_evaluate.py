@@ -23,7 +23,7 @@ from daemon.evaluate import evaluate, identity, settings_of
 from daemon.evaluate_report import report
 from daemon.evaluate_results import CategoryResult, ResultsFile, Run, Setting
 from daemon.presets import load_preset
-from model.calibration import calibrate
+from model.calibration import calibrate, mirror
 from model.dataset import VISA_SPLIT, read_dataset
 from model.detector import Detector, Reference
 from model.evaluation import Ranking, Rates
@@ -152,8 +152,9 @@ def test_figures_are_of_the_scores_that_the_daemons_path_gives(tmp_path: Path, d
 
     bank = detector.build([read_picture(tmp_path / "disc" / name) for name in run["drawn"]], run["drawn"])
     pictures = [read_picture(tmp_path / "disc" / name) for name in found["pictures"]]
-    features = detector.encode([read_picture(tmp_path / "disc" / name) for name in run["drawn"]])
-    calibration = calibrate(detector, features, Reference(bank))
+    shots = [read_picture(tmp_path / "disc" / name) for name in run["drawn"]]
+    views = [detector.encode([mirror(shot)]) for shot in shots]
+    calibration = calibrate(detector, detector.encode(shots), views, Reference(bank))
     scores = detector.judge(pictures, [calibration.apply(Reference(bank))] * len(pictures)).scores
     assert run["scores"] == pytest.approx(scores.tolist(), abs=1e-5)
     assert run["threshold"] == pytest.approx(calibration.threshold, abs=1e-5)
@@ -238,8 +239,9 @@ def test_both_halves_are_judged_and_scored_as_published_too(tmp_path: Path, apri
     peaks = judged.maps.max(axis=(1, 2))
     defective = np.array([defect is not None for defect in found["defects"]])
     want = judged.image_probabilities + (peaks - peaks.min()) / (peaks.max() - peaks.min())
-    shots = own.encode([read_picture(root / name) for name in both["drawn"]])
-    weight = calibrate(own, shots, own.reference("both", bank=bank, object_name="disc")).image_weight
+    shots = [read_picture(root / name) for name in both["drawn"]]
+    views = [own.encode([mirror(shot)]) for shot in shots]
+    weight = calibrate(own, own.encode(shots), views, own.reference("both", bank=bank, object_name="disc")).image_weight
     assert both["image_weight"] == pytest.approx(weight, abs=1e-4)
     assert weight > 0
     assert both["scores"] == pytest.approx((peaks + both["image_weight"] * judged.image_probabilities).tolist(), abs=1e-4)

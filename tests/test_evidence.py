@@ -13,7 +13,7 @@ from daemon.marks import Marks
 from daemon.shots import pixel_hash
 from tests.archived import Kept, a_result
 from tests.parts import draw_part
-from tests.plant import TestPlant
+from tests.plant import TestPlant, picture
 
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
 
@@ -58,3 +58,30 @@ def test_results_that_are_not_archived_are_told(plant: TestPlant, kept: Kept) ->
     assert archived is not None
     archived.picture.unlink()
     assert code_of(plant, "promote", result_id=result.result_id) == "unknown_result"
+
+
+def test_a_mark_answers_with_the_build_that_follows_it_and_banks_tell_what_came_of_it(plant: TestPlant, kept: Kept) -> None:
+    plant.refine = Marks(kept.ledger, kept.archive).refine
+    for seed in range(4):
+        build = plant.run("register", {"recipe": "disc"}, picture(seed))["shots"][0]["build"]
+    plant.built(build)
+    alone = plant.run("banks", {"recipe": "disc"})["banks"][0]
+    assert alone["marks"] is None
+    result_id = kept.put(a_result("fail", recipe="disc"), draw_part(9, scratched=True)).result_id
+    plant.built(plant.run("mark", {"result_id": result_id, "verdict": "bad"})["build"])
+    told = plant.run("banks", {"recipe": "disc"})["banks"][0]
+    assert told["bank"] == alone["bank"]
+    assert "1 marked bad" in told["advice"]
+    assert told["marks"] == {
+        "good": 0,
+        "bad": 1,
+        "shots_threshold": alone["threshold"],
+        "false_reject": None,
+        "escape": {"expected": pytest.approx(1 / 4), "low": 0.0, "high": pytest.approx(0.975)},  # none of one
+        "rejected": 0,
+        "escaped": 0,
+    }
+    plant.built(plant.run("mark", {"result_id": result_id, "verdict": "none"})["build"])
+    assert plant.run("banks", {"recipe": "disc"})["banks"][0] == alone
+    foreign = kept.put(a_result("fail", recipe="gone"), draw_part(9)).result_id
+    assert plant.run("mark", {"result_id": foreign, "verdict": "bad"})["build"] is None

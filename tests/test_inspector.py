@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,9 @@ def test_a_frame_is_judged_by_what_its_station_had_when_it_came(floor: Callable[
     for number, program in enumerate(programs):
         station.program = program
         line.offer(0, 200 + number)
-        line.finisher.unknown(station.enter(frame(100, "incomplete: half")), "incomplete", "half")
+        faulty = station.enter(frame(100, "incomplete: half"))
+        assert faulty is not None
+        line.finisher.unknown(faulty, "incomplete", "half")
     line.start()
     wait_for(lambda: len(line.results) == 8, "every result")
     judged = line.results[::2]
@@ -162,6 +165,32 @@ def test_a_frame_is_judged_by_what_its_station_had_when_it_came(floor: Callable[
     assert judged[1].mask is not None
     assert (judged[1].mask.width, judged[1].mask.height) == (30, 20)
     assert [result.recipe for result in line.results[1::2]] == ["r", "low", "high", "far"]
+
+
+class HalfJudge(PixelJudge):
+    """Right of the middle a map has three quarters of what it has left of it."""
+
+    def judge(self, pictures: Sequence[NDArray[np.uint8]], references: Sequence[Bank | Reference]) -> Judgement:
+        steps = np.where(np.arange(8) < 4, 1.0, 0.75).astype(np.float32)
+        return judgement(super().judge(pictures, references).maps * steps)
+
+
+def test_the_masks_threshold_is_the_calibrations_and_moves_with_one_that_the_recipe_sets(
+    floor: Callable[..., Floor], taught: Taught
+) -> None:
+    line = floor(HalfJudge(), {"name": "a"}, taught=replace(taught, calibration=replace(taught.calibration, pixel_threshold=0.4)))
+    line.start()
+    for count, threshold in enumerate((None, 0.52, 0.56), 1):  # the mask's: 0.4, 0.416, 0.448
+        program = line.stations[0].program
+        recipe = program.recipe.model_copy(update={"threshold": threshold})
+        line.stations[0].program = replace(program, recipe=recipe)
+        line.offer(0, 150)  # left 0.588, right 0.441
+        wait_for(lambda count=count: len(line.results) == count, "the result")  # type: ignore[misc]
+    assert [result.verdict for result in line.results] == ["fail"] * 3
+    whole, other, half = [result.regions[0].area_px for result in line.results]
+    assert whole == other == 600
+    # Bilinear to 30 px wide: the step from left to right lies within the four pixels about the middle.
+    assert 13 * 20 <= half <= 17 * 20
 
 
 def test_a_full_queue_gives_unknown_overload_where_every_frame_counts(floor: Callable[..., Floor]) -> None:

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from model.calibration import Calibration
-from model.labelled import Labelled, labelled_threshold, rate
+from model.labelled import Labelled, labelled_threshold
+from model.rate import rate
 
 SHOTS = (0.30, 0.36, 0.40)
 ALONE = 0.5
@@ -114,24 +115,6 @@ def test_each_mark_is_counted_by_the_threshold_that_the_others_make() -> None:
     assert (lone.wrong, lone.parts) == (1, 1)
 
 
-def test_rates_are_laplaces_with_the_exact_interval() -> None:
-    none = rate(0, 10)
-    assert none.expected == pytest.approx(1 / 12)
-    assert [none.low, none.high] == pytest.approx([0, 1 - 0.025 ** (1 / 10)])  # (1 - p)^10 = 0.025
-    every = rate(3, 3)
-    assert every.expected == pytest.approx(4 / 5)
-    assert [every.low, every.high] == pytest.approx([0.025 ** (1 / 3), 1])
-    # One of two: P(X >= 1) = 1 - (1 - p)^2 = 0.025, and P(X <= 1) = 1 - p^2 = 0.025.
-    half = rate(1, 2)
-    assert [half.low, half.high] == pytest.approx([1 - math.sqrt(0.975), math.sqrt(0.975)])
-    # Clopper and Pearson's table: 5 of 50.
-    tabled = rate(5, 50)
-    assert [tabled.low, tabled.high] == pytest.approx([0.0333, 0.2181], abs=1e-4)
-    assert str(none) == "8.3% (0.0% to 30.8%; 0 of 10 parts)"
-    with pytest.raises(ValueError, match="3 of 2"):
-        rate(3, 2)
-
-
 def test_what_is_not_a_score_is_refused() -> None:
     with pytest.raises(ValueError, match="finite scores"):
         labelled(good=(math.nan,))
@@ -144,5 +127,17 @@ def test_it_is_applied_beside_the_bank_and_the_mask_follows() -> None:
     applied = labelled(bad=(0.46,)).apply(calibration)
     assert applied.threshold == pytest.approx(0.43)
     assert applied.pixel_threshold == pytest.approx(0.4 * 0.43 / 0.5)
-    assert applied.advice == "3 shots; 0 marked good, 1 marked bad"
+    # The one bad mark, judged by the threshold without it (0.5), escapes: 1 of 1, Jeffreys' 3/4, lower bound 0.025.
+    assert applied.advice == "3 shots; 0 marked good, 1 marked bad; expect escapes 75.0% (2.5% to 100.0%; 1 of 1 parts)"
     assert applied.shot_scores == SHOTS
+    assert applied.false_reject is None
+
+
+def test_the_expected_rate_is_that_of_the_threshold_that_judges() -> None:
+    # 1.2 fails what 1.0 and 1.1 make, 1.05 + 2 x 0.0577; at 0.8 of that, 1.1 fails too: over 0.8 x (1.1 + 2 x 0.1155) = 1.065.
+    own = (1.0, 1.1, 1.2)
+    calibration = Calibration(1.3, 1.3, own, (0.0, 0.0, 0.0), True, "", mirror_scores=own, false_reject=rate(0, 3))
+    low = Labelled(1.3 * 0.8, 1.3, 0, 1, None, None, (), ())
+    assert low.apply(calibration).false_reject == rate(2, 3)
+    same = Labelled(1.3, 1.3, 0, 1, None, None, (), ())
+    assert same.apply(calibration).false_reject == rate(1, 3)

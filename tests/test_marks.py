@@ -1,6 +1,6 @@
 """daemon/marks.py: marks last, keep their pixels, and refine the threshold by scores of the present bank."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from config.errors import ArchiveError
+from config.errors import ArchiveError, PictureError
 from daemon.marks import Marked, Marks
 from model.calibration import Calibration
 from tests.archived import Kept, a_result, picture
@@ -21,6 +21,9 @@ def flat(value: int) -> Pixels:
     return np.full((32, 32), value, np.uint8)
 
 
+SHOT = 77
+
+
 @dataclass
 class Bank:
     """Scores a flat picture by its distance to a grey."""
@@ -28,9 +31,11 @@ class Bank:
     grey: int
     seen: list[int] = field(default_factory=list)
 
-    def __call__(self, pictures: Sequence[Pixels]) -> list[float]:
-        self.seen += [int(pixels[0, 0]) for pixels in pictures]
-        return [abs(float(pixels[0, 0]) - self.grey) / 100 for pixels in pictures]
+    def __call__(self, pixels: Pixels) -> float:
+        self.seen.append(int(pixels[0, 0]))
+        if pixels[0, 0] == SHOT:
+            raise PictureError("the picture is a reference shot by now")
+        return abs(float(pixels[0, 0]) - self.grey) / 100
 
 
 @pytest.fixture
@@ -98,13 +103,22 @@ def test_a_mark_whose_pixels_were_removed_by_hand_is_left_out(kept: Kept) -> Non
     assert marks.labels("gear", "bank", Bank(0)) == ([0.4], [])
 
 
+def test_a_mark_that_does_not_count_for_a_bank_is_left_out_and_asked_of_once(kept: Kept) -> None:
+    marks = Marks(kept.ledger, kept.archive)
+    for value in (SHOT, 40):
+        marks.mark(kept.put(a_result(), flat(value)).result_id, "good", by="Ann")
+    bank = Bank(0)
+    for _ in range(2):
+        assert marks.labels("gear", "bank", bank) == ([0.4], [])
+    assert bank.seen == [SHOT, 40]
+
+
 def test_marks_refine_a_calibration_and_without_marks_it_stays(kept: Kept) -> None:
     marks = Marks(kept.ledger, kept.archive)
     alone = Calibration(0.5, 0.5, (0.3, 0.4), (0.0, 0.0), True, "2 shots")
-    calibration, labelled = marks.refine("gear", alone, "bank", Bank(0))
-    assert calibration == alone
-    assert not labelled.conflict
+    assert marks.refine("gear", alone, "bank", Bank(0)) is None
     marks.mark(kept.put(a_result("pass"), flat(46)).result_id, "bad", by="Ann")
-    calibration, labelled = marks.refine("gear", alone, "bank", Bank(0))
-    assert calibration.threshold == pytest.approx(0.43)  # the middle of 0.40, the highest shot, and 0.46
+    labelled = marks.refine("gear", alone, "bank", Bank(0))
+    assert labelled is not None
+    assert labelled.threshold == pytest.approx(0.43)  # the middle of 0.40, the highest shot, and 0.46
     assert (labelled.good, labelled.bad) == (0, 1)

@@ -70,6 +70,7 @@ class Api:
             Route(f"{recipe}/banks", partial(self._command, "banks"), methods=["GET"]),
             Route(f"{recipe}/rebuild", partial(self._command, "rebuild"), methods=["POST"]),
             Route(f"{recipe}/rollback", partial(self._command, "rollback"), methods=["POST"]),
+            Route("/results", partial(self._command, "results"), methods=["GET"]),
             Route("/commands/{name}", partial(self._command, None), methods=["POST"]),
         ]
         return Mount("/api", app=Starlette(routes=routes, exception_handlers={HTTPException: _not_there}))
@@ -136,7 +137,8 @@ def _name_as_in(path: Document, document: Document) -> None:
 async def _read(name: str, request: Request) -> tuple[Document, bytes | None]:
     """The request's fields, and the file that came as the body."""
     if request.method in ("GET", "DELETE"):
-        return {}, None
+        fields = request.query_params.items() if request.method == "GET" else ()
+        return {field: int(value) if field == "limit" and value.isdecimal() else value for field, value in fields}, None
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     attached = name in ATTACHABLE and kind != "application/json"
     body = await _body(request, most_attached(name) if attached else MAX_BYTES)
