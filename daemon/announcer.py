@@ -121,7 +121,7 @@ class Announcer:
         if not self.stopping and not quietly:
             level = logging.INFO if document.state in ("ContinuousExecution", "Halted") else logging.WARNING
             reason = f" ({document.reason})" if document.reason else ""
-            log.log(level, "station %s: %s, recipe %s%s", station, document.state, document.recipe, reason)
+            log.log(level, "station %s: %s%s", station, document.state, reason)
 
     def status(self, status: str) -> tuple[str, bytes]:
         """(topic, payload) of the daemon's own status."""
