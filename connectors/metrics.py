@@ -56,6 +56,7 @@ class Metrics:
         self.publish = histogram("aprilcam_publish_seconds", "Committed to acknowledged by the broker", SECONDS)
         self.batch = histogram("aprilcam_batch_size", "Frames judged at once", (1, 2, 4, 8, 16, 32, 64, 128, 256))
         self.camera_restarts = counter("aprilcam_camera_restarts", "Camera processes started again", "station")
+        self.lost_frames = counter("aprilcam_lost_frames", "Frames that a camera numbered and that never arrived", "station")
         self.finish_errors = counter("aprilcam_finish_errors", "Frames whose map could not be turned into a result")
         self.messages_refused = counter("aprilcam_messages_refused", "Messages the broker will never take, given up")
         self.commands = counter("aprilcam_commands", "Commands, by what became of them", "command", "outcome")
@@ -78,6 +79,7 @@ class Metrics:
             self.latency.labels(station, stage)
         self.score.labels(station, recipe)
         self.camera_restarts.labels(station)
+        self.lost_frames.labels(station)
 
     def scrape_with(self, read: Callable[[], Iterable[GaugeRow]]) -> None:
         """Register the gauges that are read at each scrape."""

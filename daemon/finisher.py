@@ -125,6 +125,7 @@ class Finisher:
             number=frame.number,
             timestamp_ns=frame.timestamp_ns,
             clock=frame.clock,
+            timestamp_error_ns=frame.timestamp_error_ns,
             trigger=frame.trigger,
         )
         is_simulated, acquire_s = frame.is_simulated, frame.acquire_s

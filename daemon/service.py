@@ -306,6 +306,9 @@ class Service:
         if frame.fault is not None or frame.pixels is None:
             detail = frame.fault or "unreadable: no pixels"
             reason = _reason_of(detail)
+            self.metrics.lost_frames.labels(station.name).inc(frame.lost)
+            if frame.lost and not station.takes_every_frame:
+                return  # the next one is as good: nothing is owed for it
             if reason == "overload" and not station.takes_every_frame:
                 # The ring is smaller than the queue (large frames): an older frame makes room for the ones to come.
                 frames.labels(station.name, "skipped").inc(1 + station.displace())
@@ -514,4 +517,4 @@ def _reason_of(fault: str) -> Reason:
     kind = fault.split(":", 1)[0]
     if kind == "overload":
         return "overload"
-    return "incomplete" if kind == "incomplete" else "unreadable"
+    return "incomplete" if kind in ("incomplete", "lost") else "unreadable"
