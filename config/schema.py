@@ -103,15 +103,15 @@ class CameraSection(Section):
     retry_s: PositiveSeconds = 5.0
 
 
-class PylonCamera(CameraSection):
-    """A Basler camera, or pylon's emulator playing a folder (`emulate`)."""
+class GenicamCamera(CameraSection):
+    """What the drivers of real cameras share. Each setting is written under the name that the camera knows, and read back."""
 
-    driver: Literal["pylon"]
     serial: str | None = None
-    user_name: str | None = None
     ip: str | None = None
-    emulate: ConfigPath | None = None
-    trigger: Literal["free_run", "software", "line1", "line2", "line3", "line4"] = "free_run"
+    trigger: Literal["free_run", "software", "line0", "line1", "line2", "line3", "line4"] = "free_run"
+    trigger_activation: Literal["rising_edge", "falling_edge", "any_edge", "level_high", "level_low"] | None = None
+    trigger_delay_us: float | None = Field(default=None, ge=0, le=60_000_000)
+    debounce_us: float | None = Field(default=None, ge=0, le=1_000_000)
     rate_hz: float | None = Field(default=None, gt=0, le=10_000)
     pixel_format: str | None = None
     exposure_us: float | None = Field(default=None, gt=0, le=60_000_000)
@@ -121,6 +121,7 @@ class PylonCamera(CameraSection):
     packet_size_bytes: int | None = Field(default=None, ge=220, le=16_404)
     inter_packet_delay_ticks: int | None = Field(default=None, ge=0)
     heartbeat_ms: int | None = Field(default=None, ge=500, le=60_000)
+    ptp: bool | None = None
     features: dict[str, str | int | float | bool] = Field(default_factory=dict)
 
     @field_validator("ip")
@@ -131,9 +132,38 @@ class PylonCamera(CameraSection):
         return value
 
     @model_validator(mode="after")
+    def _trigger_is_used(self) -> "GenicamCamera":
+        for key in ("trigger_activation", "debounce_us"):
+            if getattr(self, key) is not None and not self.trigger.startswith("line"):
+                raise ValueError(f'{key} belongs to an input, as trigger = "line1", and trigger is "{self.trigger}"')
+        if self.trigger_delay_us is not None and self.trigger == "free_run":
+            raise ValueError("trigger_delay_us needs a trigger, and the camera runs freely")
+        return self
+
+
+class PylonCamera(GenicamCamera):
+    """A Basler camera, or pylon's emulator playing a folder (`emulate`)."""
+
+    driver: Literal["pylon"]
+    user_name: str | None = None
+    emulate: ConfigPath | None = None
+
+    @model_validator(mode="after")
     def _one_selector(self) -> "PylonCamera":
         if sum(value is not None for value in (self.serial, self.user_name, self.ip, self.emulate)) != 1:
             raise ValueError("exactly one of serial, user_name, ip and emulate says which camera is meant")
+        return self
+
+
+class AravisCamera(GenicamCamera):
+    """A GigE Vision camera of another maker, through aravis."""
+
+    driver: Literal["aravis"]
+
+    @model_validator(mode="after")
+    def _one_selector(self) -> "AravisCamera":
+        if (self.serial is None) == (self.ip is None):
+            raise ValueError("exactly one of serial and ip says which camera is meant")
         return self
 
 
@@ -146,7 +176,8 @@ class FolderCamera(CameraSection):
     loop: bool = True
 
 
-CameraConfig = Annotated[PylonCamera | FolderCamera, Field(discriminator="driver")]
+CameraConfig = Annotated[PylonCamera | AravisCamera | FolderCamera, Field(discriminator="driver")]
+DRIVERS: dict[str, type[CameraSection]] = {"pylon": PylonCamera, "aravis": AravisCamera, "folder": FolderCamera}
 
 
 class Region(Section):
@@ -221,7 +252,7 @@ class Config(Section):
         if station.frames is not None:
             return station.frames == "every"
         camera = self.camera(station.camera)
-        return isinstance(camera, PylonCamera) and camera.trigger != "free_run"
+        return isinstance(camera, GenicamCamera) and camera.trigger != "free_run"
 
 
 def load_config(path: Path) -> Config:
@@ -252,7 +283,7 @@ def load_config(path: Path) -> Config:
 
 
 def _problem(item: dict[str, Any]) -> Problem:
-    location = [str(part) for part in item["loc"] if part not in ("pylon", "folder")]
+    location = [str(part) for part in item["loc"] if part not in DRIVERS]
     key = ".".join(location) or "file"
     match item["type"]:
         case "extra_forbidden":
@@ -263,7 +294,7 @@ def _problem(item: dict[str, Any]) -> Problem:
         case "missing":
             return Problem(key, "missing", "Add it; config/aprilcam.example.toml shows how")
         case "union_tag_invalid" | "union_tag_not_found":
-            return Problem(f"{key}.driver", "missing or not a known driver", 'Use driver = "pylon" or driver = "folder"')
+            return Problem(f"{key}.driver", "missing or not a known driver", 'Use driver = "pylon", "aravis" or "folder"')
         case "value_error":
             return Problem(key, str(item["msg"]).removeprefix("Value error, "), "Correct it")
         case "string_pattern_mismatch" if location[-1] == "name":
@@ -279,8 +310,8 @@ def _problem(item: dict[str, Any]) -> Problem:
 def _known_keys(location: tuple[Any, ...]) -> list[str]:
     model: Any = Config
     for part in location[:-1]:
-        if part in ("pylon", "folder"):
-            model = PylonCamera if part == "pylon" else FolderCamera
+        if part in DRIVERS:
+            model = DRIVERS[part]
         elif isinstance(part, str):
             nested = {
                 "store": StoreConfig, "mqtt": MqttConfig, "http": HttpConfig, "inference": InferenceConfig,

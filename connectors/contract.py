@@ -26,9 +26,10 @@ Reason = Literal[
     "deadline",
     "no_frame",
 ]
-"""Why a verdict is unknown: the camera's buffer was incomplete or the picture could not be read; no room in time; nothing can
-judge yet (no bank, and no words); the frame does not hold the recipe's region; the model or the finisher raised; the daemon
-stopped first; no judgement by the station's deadline; a trigger's frame did not come."""
+"""Why a verdict is unknown: the camera's buffer was incomplete, or nothing of a frame that it numbered arrived; the picture
+could not be read; no room in time; nothing can judge yet (no bank, and no words); the frame does not hold the recipe's region;
+the model or the finisher raised; the daemon stopped first; no judgement by the station's deadline; a trigger's frame did not
+come."""
 Mode = Literal["zero_shot", "few_shot", "both"]
 StationState = Literal["Preoperational", "Initialized", "Ready", "ContinuousExecution", "SingleExecution", "Halted", "Error"]
 """OPC 40100-1's states. ContinuousExecution: camera and bank are there, a verdict follows each part. Halted: a folder that
@@ -75,12 +76,16 @@ class MaskOut(Payload):
 
 
 class FrameOut(Payload):
-    """Which frame was judged. `clock` says whose time `timestamp_ns` is: camera ticks, or nanoseconds since 1970 UTC."""
+    """Which frame was judged. `clock` says whose time `timestamp_ns` is, in nanoseconds: camera: the camera's ticks, from a
+    start of its own. host: since 1970 UTC, when the frame came. camera_utc: when the camera took it, mapped to UTC as this
+    computer has it. ptp: since 1970 as the PTP master counts, which is TAI (37 s ahead of UTC since 2017) unless the plant's
+    master sends UTC. `timestamp_error_ns`: at most so far from the true time; null where that is not known."""
 
     camera: str
     number: int
     timestamp_ns: int
-    clock: Literal["camera", "host"]
+    clock: Literal["camera", "host", "ptp", "camera_utc"]
+    timestamp_error_ns: int | None = None
     trigger: str
 
 

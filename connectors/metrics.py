@@ -57,6 +57,7 @@ class Metrics:
         self.batch = histogram("aprilcam_batch_size", "Frames judged at once", (1, 2, 4, 8, 16, 32, 64, 128, 256))
         self.late = counter("aprilcam_late_judgements", "Frames judged after their station's deadline", "station")
         self.camera_restarts = counter("aprilcam_camera_restarts", "Camera processes started again", "station")
+        self.lost_frames = counter("aprilcam_lost_frames", "Frames that a camera numbered and that never arrived", "station")
         self.finish_errors = counter("aprilcam_finish_errors", "Frames whose map could not be turned into a result")
         self.messages_refused = counter("aprilcam_messages_refused", "Messages the broker will never take, given up")
         self.commands = counter("aprilcam_commands", "Commands, by what became of them", "command", "outcome")
@@ -80,6 +81,7 @@ class Metrics:
         self.score.labels(station, recipe)
         self.camera_restarts.labels(station)
         self.late.labels(station)
+        self.lost_frames.labels(station)
 
     def add_recipe(self, recipe: str) -> None:
         """The same for a recipe's builds."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from config.errors import CameraError, ConfigError, PictureError, Problem
-from config.schema import CameraConfig, Config, FolderCamera, PylonCamera, load_config
+from config.schema import AravisCamera, CameraConfig, Config, FolderCamera, GenicamCamera, PylonCamera, load_config
 from connectors.cameras.pictures import list_pictures, picture_size
 from daemon.presets import load_preset
 from model.spec import ModelSpec
@@ -53,11 +53,13 @@ def _folder(camera: CameraConfig) -> tuple[Path | None, str]:
             return camera.path, "path"
         case PylonCamera():
             return camera.emulate, "emulate"
+        case AravisCamera():
+            return None, ""
 
 
 def _frame_size(camera: CameraConfig) -> tuple[int, int] | None:
     """(width, height) of the camera's frames where they can be known without opening it."""
-    if isinstance(camera, PylonCamera) and camera.width and camera.height:
+    if isinstance(camera, GenicamCamera) and camera.width and camera.height:
         return camera.width, camera.height
     folder, _ = _folder(camera)
     if folder is None or not folder.is_dir():

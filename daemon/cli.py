@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from config.errors import AprilcamError, ConfigError, Problem
-from config.schema import Config, InferenceConfig, PylonCamera
+from config.schema import Config, FolderCamera, InferenceConfig, PylonCamera
 from daemon.checks import load_checked
 from daemon.command_line import add_commands
 from daemon.presets import load_preset
@@ -169,15 +169,12 @@ def train(
 
 def _describe_camera(config: Config, name: str) -> str:
     camera = config.camera(name)
-    if not isinstance(camera, PylonCamera):
+    if isinstance(camera, FolderCamera):
         return f"{name}: folder {camera.path}"
-    which = {
-        "serial": camera.serial,
-        "user_name": camera.user_name,
-        "ip": camera.ip,
-        "emulated, playing": camera.emulate,
-    }
-    return f"{name}: pylon, " + " ".join(f"{key} {value}" for key, value in which.items() if value is not None)
+    which = {"serial": camera.serial, "ip": camera.ip}
+    if isinstance(camera, PylonCamera):
+        which |= {"user_name": camera.user_name, "emulated, playing": str(camera.emulate) if camera.emulate else None}
+    return f"{name}: {camera.driver}, " + " ".join(f"{key} {value}" for key, value in which.items() if value is not None)
 
 
 def _with_broker(loaded: Config, path: Path, broker: str) -> Config:

@@ -153,6 +153,7 @@ class Finisher:
                 number=frame.number,
                 timestamp_ns=frame.timestamp_ns,
                 clock=frame.clock,
+                timestamp_error_ns=frame.timestamp_error_ns,
                 trigger=frame.trigger,
             ),
             created_at=created_at,

@@ -61,6 +61,8 @@ class Intake:
 
     def _faulty(self, frame: Frame, detail: str) -> None:
         reason = _reason_of(detail)
+        if frame.lost and not self._station.takes_every_frame:
+            return  # the next one is as good: nothing is owed for it
         if reason == "overload" and not self._station.takes_every_frame:
             # The ring is smaller than the queue (large frames): an older frame makes room for the ones to come.
             self._count("skipped", 1 + self._station.displace())
@@ -173,4 +175,4 @@ def _reason_of(fault: str) -> Reason:
     kind = fault.split(":", 1)[0]
     if kind == "overload":
         return "overload"
-    return "incomplete" if kind == "incomplete" else "unreadable"
+    return "incomplete" if kind in ("incomplete", "lost") else "unreadable"

@@ -357,6 +357,7 @@ class Service:
     def _arrived(self, name: str, ring_slots: int, frame: Frame) -> None:
         """On the camera supervisor's thread."""
         self.frames.see(name, frame, ring_slots)
+        self.metrics.lost_frames.labels(name).inc(frame.lost)
         self._intakes[name].arrived(frame)
 
     def _judged_late(self, ticket: Ticket, outcome: Outcome) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,18 @@ from pathlib import Path
 from config.schema import CameraConfig, FolderCamera
 from connectors.cameras import CameraInfo
 from daemon.frame import Frame
-from daemon.grabber import MESSAGE_BYTES, MESSAGES, Arrival, Failed, Finished, Heartbeat, Opened
+from daemon.grabber import (
+    MESSAGE_BYTES,
+    MESSAGES,
+    TRIGGER_LIMIT_S,
+    Arrival,
+    Failed,
+    Finished,
+    Heartbeat,
+    Opened,
+    Trigger,
+    Triggered,
+)
 from daemon.ring import RingReader
 
 OPEN_LIMIT_S = 30.0
@@ -79,6 +91,11 @@ class CameraSupervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._unwanted: str | None = None
         """Why the process is to be replaced though it runs."""
+        self._channel: socket.socket | None = None
+        self._asked: dict[int, Future[Triggered]] = {}
+        """Software triggers on their way; with `_channel` under `_trigger_lock`."""
+        self._triggers = 0
+        self._trigger_lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"camera {config.name}", daemon=True)
         self._trigger = "free_run" if isinstance(config, FolderCamera) else config.trigger
@@ -99,6 +116,36 @@ class CameraSupervisor:
         """Let no frame of the present process through any more, and start another; `reason` for people. Returns at once."""
         self._unwanted = reason
         self._kill()
+
+    def trigger(self, timeout_s: float = TRIGGER_LIMIT_S + 1.0) -> bool:
+        """Fire one software trigger; whether the camera took it. Its frame then comes as any other. Any thread may call.
+
+        False when the camera is not connected, not configured for it (`trigger = "software"`), still busy, or does not answer
+        in time; the log says which. One that does not answer is replaced: its frame must not come after all.
+        """
+        answer: Future[Triggered] = Future()
+        with self._trigger_lock:
+            channel = self._channel
+            if channel is None or not self._status.connected:
+                log.warning("camera %s: not triggered: it is not connected", self._config.name)
+                return False
+            self._triggers += 1
+            number = self._triggers
+            self._asked[number] = answer
+            try:
+                channel.send(Trigger(number=number).model_dump_json().encode())
+            except OSError as error:
+                _settle(answer, Triggered(number=number, taken=False, reason=str(error)))
+        try:
+            told = answer.result(timeout_s)
+        except TimeoutError:
+            told = Triggered(number=number, taken=False, reason=f"no answer within {timeout_s:g} s")
+            self.replace(f"a software trigger got no answer within {timeout_s:g} s")
+        with self._trigger_lock:
+            self._asked.pop(number, None)
+        if not told.taken:
+            log.warning("camera %s: not triggered: %s", self._config.name, told.reason)
+        return told.taken
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Let the camera go and wait for it; what has not ended within `timeout_s` is killed. Safe to call twice."""
@@ -153,8 +200,11 @@ class CameraSupervisor:
             try:
                 with suppress(BrokenPipeError):  # it has died already, and its exit status says more
                     ours.send(self._config.model_dump_json().encode())
+                with self._trigger_lock:
+                    self._channel = ours
                 return self._listen(ours) or self._died(process)
             finally:
+                self._hang_up()
                 with suppress(OSError):
                     ours.shutdown(socket.SHUT_RDWR)
                 try:
@@ -162,6 +212,14 @@ class CameraSupervisor:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+
+    def _hang_up(self) -> None:
+        """No trigger goes to this process any more, and those that wait hear so."""
+        with self._trigger_lock:
+            self._channel = None
+            waiting, self._asked = self._asked, {}
+        for number, answer in waiting.items():
+            _settle(answer, Triggered(number=number, taken=False, reason="the camera was lost meanwhile"))
 
     def _listen(self, channel: socket.socket) -> str | None:
         """Take messages until the process is to be replaced: returns why, None when it hung up without a word."""
@@ -203,6 +261,11 @@ class CameraSupervisor:
                 case Arrival() as message:
                     self._pass_on(message, ring, info)
                     heard_s = frame_s = time.monotonic()  # on_frame's time is not the camera's silence
+                case Triggered() as message:
+                    with self._trigger_lock:
+                        asked = self._asked.get(message.number)
+                    if asked is not None:
+                        _settle(asked, message)
                 case Heartbeat() as message:
                     counters = Counter(self._past)
                     counters.update(message.counters)
@@ -234,6 +297,8 @@ class CameraSupervisor:
             pixels=None if message.slot is None else ring.view(message.slot, message.shape),
             fault=message.fault,
             is_simulated=info.is_simulated,
+            timestamp_error_ns=message.timestamp_error_ns,
+            lost=message.lost,
         )
         try:
             self._on_frame(frame)
@@ -262,3 +327,8 @@ class CameraSupervisor:
             self._on_change(self._status)
         except Exception:  # a listener's trouble is not the camera's
             log.exception("camera %s: its status could not be handed over", self._config.name)
+
+
+def _settle(answer: Future[Triggered], told: Triggered) -> None:
+    with suppress(InvalidStateError):  # it was settled a moment ago, by a camera that went
+        answer.set_result(told)

@@ -10,7 +10,8 @@ import pytest
 from config.errors import CameraError
 from config.schema import PylonCamera
 from connectors.cameras import Camera, CameraInfo, CapturedFrame, create_camera
-from connectors.cameras.pylon import BlockCounter, PylonDriver
+from connectors.cameras.numbers import BlockCounter
+from connectors.cameras.pylon import PylonDriver
 from tests.conftest import COLOURS, DrawPictures
 
 Make = Callable[..., PylonDriver]

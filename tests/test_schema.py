@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from config.errors import ConfigError
-from config.schema import Config, FolderCamera, PylonCamera, Section, load_config
+from config.schema import AravisCamera, Config, FolderCamera, PylonCamera, Section, load_config
 
 EXAMPLE = Path(__file__).parent.parent / "config" / "aprilcam.example.toml"
 GOOD = """
@@ -108,6 +108,28 @@ def test_a_pylon_camera_is_named_in_exactly_one_way(tmp_path: Path, selectors: s
         assert problems(tmp_path, text)[0].startswith("cameras.0")
 
 
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("", "exactly one of serial and ip"),
+        ('serial = "1"\nip = "10.0.0.1"', "exactly one of serial and ip"),
+        ('ip = "10.0.0"', "10.0.0"),
+        ('serial = "1"\nuser_name = "left"', "unknown key"),
+        ('serial = "1"\ntrigger = "line9"', "'line1'"),
+        (
+            'serial = "1"\ntrigger_activation = "rising_edge"',
+            'belongs to an input, as trigger = "line1", and trigger is "free_run"',
+        ),
+        ('serial = "1"\ntrigger = "software"\ndebounce_us = 5.0', "debounce_us belongs to an input"),
+        ('serial = "1"\ntrigger_delay_us = 5.0', "trigger_delay_us needs a trigger"),
+    ],
+)
+def test_an_aravis_camera_is_told_what_is_wrong(tmp_path: Path, keys: str, words: str) -> None:
+    [problem] = problems(tmp_path, GOOD.replace('driver = "folder"\npath = "pictures"', f'driver = "aravis"\n{keys}'))
+    assert problem.startswith("cameras.0")
+    assert words in problem
+
+
 @pytest.mark.parametrize(("content", "reason"), [(b"a = [", "not TOML"), (b"\xff\xfe", "not UTF-8"), (None, "no such file")])
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | None, reason: str) -> None:
     file = tmp_path / "aprilcam.toml"
@@ -154,8 +176,9 @@ def test_the_example_is_valid_and_shows_every_key(tmp_path: Path) -> None:
     for table in ("store", "mqtt", "http", "inference", "archive"):
         assert keys(type(getattr(config, table))) == set(document[table])
     commented = {line.split("=")[0].strip("# ") for line in text.splitlines() if line.startswith("# ") and "=" in line}
-    pylon, folder = document["cameras"]
+    pylon, aravis, folder = document["cameras"]
     assert keys(PylonCamera) == set(pylon) | (commented & keys(PylonCamera))
+    assert set(aravis) | commented >= keys(AravisCamera) - keys(PylonCamera)
     assert keys(FolderCamera) == set(folder)
     assert keys(type(config.recipes[0])) == set(document["recipes"][0])
     assert keys(type(config.recipes[0].region)) == set(document["recipes"][0]["region"])  # type: ignore[arg-type]

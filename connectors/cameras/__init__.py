@@ -1,16 +1,17 @@
-"""The camera seam: open, next frame, close. Two drivers stand behind it, `pylon` and `folder`.
+"""The camera seam: open, next frame, trigger, close. Three drivers stand behind it: `pylon`, `aravis` and `folder`.
 
 A camera is used by one thread of its own process (`daemon/grabber.py`) and never by the daemon itself, because a driver
 call may hang for ever or take the process with it (pypylon issues 861, 235, 352, 116).
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from config.schema import CameraConfig, FolderCamera, PylonCamera
+from config.schema import AravisCamera, CameraConfig, FolderCamera, PylonCamera
+from connectors.cameras.clock import Clock
 
 Pixels = NDArray[np.uint8]  # H x W (grey) or H x W x 3 (RGB)
 
@@ -40,10 +41,12 @@ class CapturedFrame:
     number: int
     """The camera's own frame number, counting frames it sent and lost alike."""
     timestamp_ns: int
-    """Camera ticks in nanoseconds, or nanoseconds since 1970 UTC when `clock` is "host"."""
-    clock: Literal["camera", "host"]
+    """When it was taken, in nanoseconds; `clock` says since when."""
+    clock: Clock
     pixels: Pixels | None
     fault: str | None = None
+    timestamp_error_ns: int | None = None
+    """The timestamp is at most so far from the true time; None where that is not known."""
 
 
 class Camera(Protocol):
@@ -61,6 +64,12 @@ class Camera(Protocol):
         Raises CameraError when the device is lost, CameraFinished when it has no more to show.
         """
 
+    def trigger(self, timeout_s: float) -> bool:
+        """Fire one software trigger once the device is ready for it. False when it was not within `timeout_s`.
+
+        Raises CameraError when the device is lost, or cannot be triggered by software.
+        """
+
     def close(self) -> None:
         """Let the device go. Safe to call twice and after an error."""
 
@@ -72,6 +81,10 @@ def create_camera(config: CameraConfig) -> Camera:
             from connectors.cameras.pylon import PylonDriver
 
             return PylonDriver(config)
+        case AravisCamera():
+            from connectors.cameras.aravis import AravisDriver
+
+            return AravisDriver(config)
         case FolderCamera():
             from connectors.cameras.folder import FolderDriver
 

@@ -70,6 +70,10 @@ class FolderDriver:
             )
         return CapturedFrame(number, time.time_ns(), "host", pixels)
 
+    def trigger(self, timeout_s: float) -> bool:  # noqa: ARG002 - the seam's
+        """A folder has no trigger: always CameraError."""
+        raise CameraError(f"Camera {self._config.name}: a folder of pictures cannot be triggered. Use a camera for it")
+
     def close(self) -> None:
         """Nothing is held."""
 
