@@ -3,9 +3,11 @@ SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13,$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 CONFIG ?=
 PICTURES ?=
+MINUTES ?= 60
+SEED ?= 1
 bin := .venv/bin
 
-.PHONY: run test demo-sheet picture docs bench clean
+.PHONY: run test demo-sheet picture docs bench soak clean
 
 run: .venv/installed
 ifeq ($(CONFIG),)
@@ -39,7 +41,13 @@ bench: .venv/installed
 	$(bin)/python -m benchmarks.demo
 	OMP_NUM_THREADS=1 $(bin)/python -m benchmarks.bank
 	$(bin)/python -m benchmarks.throughput
+	$(bin)/python -m benchmarks.streaming
+	$(bin)/python -m benchmarks.rebuild
 	$(bin)/python -m benchmarks.reference --models tiny ViT-B-16
+
+soak: .venv/installed
+	@demo/debian-packages mosquitto gcc libc6-dev
+	$(bin)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
 
 .venv/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it (Debian: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3" >&2; exit 1; }

@@ -70,6 +70,8 @@ class Api:
             Route(f"{recipe}/banks", partial(self._command, "banks"), methods=["GET"]),
             Route(f"{recipe}/rebuild", partial(self._command, "rebuild"), methods=["POST"]),
             Route(f"{recipe}/rollback", partial(self._command, "rollback"), methods=["POST"]),
+            Route("/stations/{station}/trigger", partial(self._command, "trigger"), methods=["POST"]),
+            Route("/stations/{station}/part", partial(self._command, "part"), methods=["POST"]),
             Route("/results", partial(self._command, "results"), methods=["GET"]),
             Route("/commands/{name}", partial(self._command, None), methods=["POST"]),
         ]
