@@ -18,9 +18,9 @@ CALIBRATED = Calibration(0.5, 0.4, (0.1, 0.1), (0.0, 0.0), False, "")
     [
         (PLAIN, None, CALIBRATED, Limits(0.5, 0.4)),
         (PLAIN, None, None, None),
-        (OWN, None, CALIBRATED, Limits(0.7, 0.7)),
+        (OWN, None, CALIBRATED, Limits(0.7, 0.4 * (0.7 / 0.5))),
         (OWN, None, None, Limits(0.7, 0.7)),
-        (OWN, ThresholdOverride(threshold=0.9), CALIBRATED, Limits(0.9, 0.9)),
+        (OWN, ThresholdOverride(threshold=0.9), CALIBRATED, Limits(0.9, 0.4 * (0.9 / 0.5))),
         (PLAIN, ThresholdOverride(threshold=0.9), None, Limits(0.9, 0.9)),
         (OWN, ThresholdOverride(factor=2.0), CALIBRATED, Limits(1.0, 0.8)),
         (OWN, ThresholdOverride(factor=2.0), None, None),
