@@ -84,7 +84,7 @@ class AravisDriver:
             try:
                 captured = self._captured(buffer)
             finally:
-                self._stream.push_buffer(buffer)
+                self._give_back(buffer)
             if captured is not None:
                 self._fresh = True
                 return captured
@@ -173,6 +173,11 @@ class AravisDriver:
         camera.start_acquisition()
         return stream
 
+    def _give_back(self, buffer: Any) -> None:
+        # A frame whose first packet is lost would else carry the number of the one that was in the buffer before.
+        buffer.set_frame_id(0)
+        self._stream.push_buffer(buffer)
+
     def _find_serial(self, aravis: Any) -> str:
         aravis.update_device_list()
         wanted = self._config.serial
@@ -213,7 +218,8 @@ class AravisDriver:
             return None
         block_id = buffer.get_frame_id()
         number = self._blocks.number(block_id) if block_id else self._blocks.next_number()
-        stamp = self._clock.stamp(buffer.get_timestamp()) if self._clock is not None else Stamp(time.time_ns(), "host")
+        clock = self._clock if block_id else None
+        stamp = Stamp(time.time_ns(), "host") if clock is None else clock.stamp(buffer.get_timestamp())
         pixels, fault = None, _FAULTS.get(status)
         if fault is None:
             pixel_format = self._formats.get(buffer.get_image_pixel_format())

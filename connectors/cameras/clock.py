@@ -16,6 +16,7 @@ REFRESH_S = 10.0
 MAX_DRIFT = 100e-6
 """What a camera's crystal and the host's may differ by, each good for 50 ppm."""
 _TRIES = 5
+_COARSEST_S = 0.01
 _NS = 1_000_000_000
 
 
@@ -57,8 +58,11 @@ class CameraClock:
         self.follows_master = False
         self._read_s = 0.0
         self.refresh()
-        if self.pair is not None and (again := self._measure()) is not None and again.camera_ns <= self.pair.camera_ns:
-            self.pair = self._latch = None  # a clock that stands still tells no time
+        if self.pair is not None:
+            time.sleep(_COARSEST_S)
+            again = self._measure()
+            if again is None or again.camera_ns <= self.pair.camera_ns:
+                self.pair = self._latch = None  # a clock that stands still tells no time
 
     def refresh(self) -> None:
         """Ask the camera again if the last answer is older than 10 s; takes some milliseconds then."""
