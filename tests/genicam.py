@@ -17,6 +17,12 @@ CLOCK = """
 <IntReg Name="GevTimestampValue"><Address>0x948</Address><Length>8</Length><AccessMode>RO</AccessMode><pPort>Device</pPort>
 <Cachable>NoCache</Cachable><Sign>Unsigned</Sign><Endianess>BigEndian</Endianess></IntReg>
 """
+READINESS = """
+<Enumeration Name="AcquisitionStatusSelector"><EnumEntry Name="FrameTriggerWait"><Value>3</Value></EnumEntry>
+<pValue>R3050</pValue></Enumeration>
+<Boolean Name="AcquisitionStatus"><pValue>R3060</pValue><OnValue>1</OnValue><OffValue>0</OffValue></Boolean>
+"""
+"""A camera that never waits for a trigger, until its register R3060 is set."""
 PTP = """
 <Boolean Name="GevIEEE1588"><pValue>R3030</pValue><OnValue>1</OnValue><OffValue>0</OffValue></Boolean>
 <Command Name="GevIEEE1588DataSetLatch"><pValue>R3040</pValue><CommandValue>1</CommandValue></Command>
@@ -32,7 +38,8 @@ def write_description(folder: Path, *features: str) -> Path:
     xml, size = aravis.FakeCamera.new("x").get_genicam_xml()
     text = xml[:size]
     more = "".join(features)
-    for address in ("0938", "0944", "3000", "3010", "3020", "3030", "3040"):
+    more += '<Integer Name="Ready"><pValue>R3060</pValue></Integer>' if READINESS in features else ""
+    for address in ("0938", "0944", "3000", "3010", "3020", "3030", "3040", "3050", "3060"):
         more += (
             f'<IntReg Name="R{address}"><Address>0x{address}</Address><Length>4</Length><AccessMode>RW</AccessMode>'
             "<pPort>Device</pPort><Cachable>NoCache</Cachable><Sign>Unsigned</Sign><Endianess>BigEndian</Endianess></IntReg>"

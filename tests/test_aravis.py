@@ -16,7 +16,7 @@ from connectors.cameras.aravis import AravisDriver
 from daemon.frame import Frame
 from daemon.supervisor import CameraStatus, CameraSupervisor
 from tests.fake_camera import AHEAD_S
-from tests.genicam import CLOCK, HEARTBEAT, PTP, TRIGGERS, write_description
+from tests.genicam import CLOCK, HEARTBEAT, PTP, READINESS, TRIGGERS, write_description
 from tests.test_cli import aprilcam
 from tests.wire import CAMERA, OTHER, Wire
 from tests.wire import wire as wire
@@ -333,6 +333,22 @@ def test_a_software_trigger_gives_one_frame(wire: Wire, start: Start) -> None:
         process.whole(count + 1)
     time.sleep(1.0)
     assert process.kinds() == {"whole": 3}
+
+
+def test_a_camera_that_can_say_so_is_triggered_when_it_is_ready_only(
+    wire: Wire, start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire.start_camera(xml=write_description(tmp_path, READINESS))
+    busy = start(trigger="software", rate_hz=None)
+    busy.until(lambda: busy.status.connected)
+    assert not busy.supervisor.trigger()
+    assert "camera cam: not triggered: it was busy for 0.4 s" in caplog.text
+    busy.supervisor.stop()
+    assert busy.frames == []
+    ready = start(trigger="software", rate_hz=None, features={"Ready": 1})
+    ready.until(lambda: ready.status.connected)
+    assert ready.supervisor.trigger()
+    ready.whole(1)
 
 
 def test_a_free_running_camera_is_not_triggered(wire: Wire, start: Start, caplog: pytest.LogCaptureFixture) -> None:
