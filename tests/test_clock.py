@@ -31,9 +31,9 @@ class Device:
         return name in self._names
 
     def write(self, name: str, value: Value) -> None:
+        self.asked.append(name)
         if self.refuses:
             raise Refused("gone")
-        self.asked.append(name)
         if "Latch" in name and "DataSet" not in name:
             time.sleep(self._slow_s)
             self._latched = 77 if self.stands_still else self.ticks()
@@ -103,8 +103,10 @@ def test_a_camera_that_refuses_falls_back_to_its_ticks(monkeypatch: pytest.Monke
     device = Device(STANDARD)
     camera = CameraClock(device, ptp=False)
     device.refuses = True
+    device.asked.clear()
     monkeypatch.setattr(clock, "REFRESH_S", 0.0)
     camera.refresh()
+    assert len(device.asked) == 1  # each question may take seconds
     stamp = camera.stamp(5)
     assert (stamp.timestamp_ns, stamp.clock, stamp.error_ns) == (5, "camera", None)
 

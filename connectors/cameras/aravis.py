@@ -35,8 +35,9 @@ _FAULTS = {
 class AravisDriver:
     """One GigE Vision device, chosen by serial or address.
 
-    aravis keeps the camera alive by a thread of its own, and tells when that is no longer answered: 5 s after the cable was
-    pulled or the camera switched off. A cable that is back before goes on with the next frame.
+    aravis keeps the camera alive by a thread of its own, and tells when that is no longer answered, 5 s after the camera was
+    switched off. A cable that is back within the camera's heartbeat timeout (3 s) goes on with the next frame; a camera that
+    was cut off for longer has let go of us and is opened again.
     """
 
     def __init__(self, config: AravisCamera) -> None:
