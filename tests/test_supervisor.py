@@ -122,8 +122,9 @@ def test_emulated_camera_delivers_its_pictures(watch: Watch, draw_pictures: Draw
 def test_dead_process_is_replaced_and_the_reason_told(
     watch: Watch, draw_pictures: DrawPictures, number: signal.Signals, name: str
 ) -> None:
-    one = watch(emulated(draw_pictures(3)))
+    one = watch(emulated(draw_pictures(3), exposure_us=700.0))
     one.until(lambda: one.supervisor.status.counters.get("frames", 0) > 10)
+    first = one.supervisor.status.info
     before = one.supervisor.status.counters["frames"]
     os.kill(one.pid, number)
     one.until(lambda: not one.supervisor.status.connected)
@@ -131,6 +132,10 @@ def test_dead_process_is_replaced_and_the_reason_told(
     one.frames_come()
     assert f"Camera cam: its process was killed by {name}" in one.reasons
     assert one.supervisor.status.restarts == 1
+    again = one.supervisor.status.info
+    assert again is not None
+    assert again is not first
+    assert float(again.settings["ExposureTime"]) == 700
     one.until(lambda: one.supervisor.status.counters["frames"] > before + 10)
 
 
