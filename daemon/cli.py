@@ -110,6 +110,17 @@ def run(
 
 
 @app.command()
+def cameras(
+    features: Annotated[str | None, typer.Option(metavar="SERIAL", help="The features of this camera, with values.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """List the cameras that can be seen, or the features of one. Exit 2 when that one is not seen, or taken."""
+    from daemon.cameras_command import list_cameras, list_features
+
+    raise typer.Exit(list_cameras(as_json=as_json) if features is None else list_features(features, as_json=as_json))
+
+
+@app.command()
 def evaluate(
     dataset: Annotated[Path, typer.Argument(help="Folder in MVTec AD's or VisA's layout (see docs/evaluate.md).")],
     shots: Annotated[str, typer.Option(help="Reference shots; several numbers share one pass: 1,2,4,8.")] = "4",

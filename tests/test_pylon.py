@@ -10,7 +10,6 @@ import pytest
 from config.errors import CameraError
 from config.schema import PylonCamera
 from connectors.cameras import Camera, CameraInfo, CapturedFrame, create_camera
-from connectors.cameras.numbers import BlockCounter
 from connectors.cameras.pylon import PylonDriver
 from tests.conftest import COLOURS, DrawPictures
 
@@ -196,6 +195,9 @@ def test_automatic_exposure_and_gain_are_turned_off_when_set(make: Make) -> None
         ({"features": {"Zap": 1}}, ["features.Zap = 1", "no feature Zap"]),
         ({"features": {"Width": 2.5}}, ["features.Width = 2.5", "Width reads back 2", "1 to 4096"]),
         ({"width": 5000}, ["width = 5000", "1 to 4096"]),
+        ({"trigger": "line1", "debounce_us": 5.0}, ["no feature LineDebouncerTime or LineDebouncerTimeAbs", "Leave"]),
+        ({"pixel_format": "Mono12p"}, ["Correct pixel_format or leave it out, or is another camera in its place?"]),
+        ({"ptp": True}, ["no feature PtpEnable or GevIEEE1588", "Leave ptp out"]),
         ({"trigger": "line4"}, ["trigger = Line4", "it takes Software, Line1, Line2, Line3"]),
         ({"features": {"PayloadSize": 3}}, ["PayloadSize reads back 1064960"]),
     ],
@@ -275,31 +277,43 @@ def test_closing_twice_and_unopened_is_safe(make: Make) -> None:
     driver.close()
 
 
-# numbers
+# triggers and their settings
 
 
-@pytest.mark.parametrize(
-    ("block_ids", "numbers"),
-    [
-        ([1, 2, 4], [1, 2, 4]),
-        ([65_534, 65_535, 1, 2], [65_534, 65_535, 65_536, 65_537]),
-        ([65_530, 3], [65_530, 65_538]),  # lost over the wrap
-        ([65_535, 1, 65_535, 1], [65_535, 65_536, 131_070, 131_071]),
-        ([65_535, 65_536, 70_000, 1 << 40], [65_535, 65_536, 70_000, 1 << 40]),  # 64-bit ids never wrap
-        ([0, 1], [0, 1]),
-    ],
-)
-def test_block_ids_are_unwrapped(block_ids: list[int], numbers: list[int]) -> None:
-    counter = BlockCounter()
-    assert [counter.number(block_id) for block_id in block_ids] == numbers
+def test_software_trigger_is_taken_once_the_camera_is_ready(make: Make) -> None:
+    driver = make(trigger="software")
+    assert driver.open().settings["TriggerSource"] == "Software"
+    assert driver.next_frame(0.05) is None
+    assert [driver.trigger(1.0) for _ in range(3)] == [True] * 3
+    assert [shown(driver).number for _ in range(3)] == [0, 1, 2]
+    assert driver.next_frame(0.05) is None
 
 
-def test_frames_without_an_id_count_on() -> None:
-    counter = BlockCounter()
-    assert [counter.next_number(), counter.number(1), counter.number(65_535), counter.next_number()] == [
-        0,
-        1,
-        65_535,
-        65_536,
-    ]
-    assert [counter.number(2), counter.next_number(), counter.next_number()] == [65_537, 65_538, 65_539]
+def test_software_trigger_is_not_fired_at_a_busy_camera(make: Make) -> None:
+    driver = make(trigger="software")
+    driver.open()
+    assert driver.trigger(1.0)
+    assert not driver.trigger(0.0)
+    assert driver.trigger(1.0)
+    assert [shown(driver).number for _ in range(2)] == [0, 1]
+    assert driver.next_frame(0.05) is None
+
+
+def test_trigger_of_a_camera_that_runs_freely_is_an_error(make: Make) -> None:
+    driver = make()
+    driver.open()
+    with pytest.raises(CameraError, match='trigger = "free_run"'):
+        driver.trigger(0.1)
+
+
+def test_trigger_settings_are_written_and_read_back(make: Make) -> None:
+    keys = {"trigger": "line2", "trigger_activation": "falling_edge", "trigger_delay_us": 120.0}
+    settings = make(**keys).open().settings
+    expected = {"TriggerMode": "On", "TriggerSource": "Line2", "TriggerActivation": "FallingEdge", "TriggerDelay": "120.0"}
+    assert expected.items() <= settings.items()
+
+
+def test_a_standard_name_in_features_reaches_the_camera(make: Make) -> None:
+    settings = make(features={"ExposureTime": 700.0, "BlackLevel": 5.0}).open().settings
+    assert float(settings["ExposureTime"]) == 700
+    assert float(settings["BlackLevel"]) == 5

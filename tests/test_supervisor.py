@@ -46,9 +46,11 @@ class Watched:
             assert time.monotonic() < end_s, f"not within {WAIT_S} s; status {self.supervisor.status}"
             time.sleep(0.01)
 
-    def frames_come(self, count: int = 3) -> None:
-        goal = len(self.seen) + count
+    def frames_reach(self, goal: int) -> None:
         self.until(lambda: len(self.seen) >= goal)
+
+    def frames_come(self, count: int = 3) -> None:
+        self.frames_reach(len(self.seen) + count)
 
     @property
     def pid(self) -> int:
@@ -120,8 +122,9 @@ def test_emulated_camera_delivers_its_pictures(watch: Watch, draw_pictures: Draw
 def test_dead_process_is_replaced_and_the_reason_told(
     watch: Watch, draw_pictures: DrawPictures, number: signal.Signals, name: str
 ) -> None:
-    one = watch(emulated(draw_pictures(3)))
+    one = watch(emulated(draw_pictures(3), exposure_us=700.0))
     one.until(lambda: one.supervisor.status.counters.get("frames", 0) > 10)
+    first = one.supervisor.status.info
     before = one.supervisor.status.counters["frames"]
     os.kill(one.pid, number)
     one.until(lambda: not one.supervisor.status.connected)
@@ -129,6 +132,10 @@ def test_dead_process_is_replaced_and_the_reason_told(
     one.frames_come()
     assert f"Camera cam: its process was killed by {name}" in one.reasons
     assert one.supervisor.status.restarts == 1
+    again = one.supervisor.status.info
+    assert again is not None
+    assert again is not first
+    assert float(again.settings["ExposureTime"]) == 700
     one.until(lambda: one.supervisor.status.counters["frames"] > before + 10)
 
 
@@ -179,6 +186,57 @@ def test_idle_triggered_line_is_left_alone(watch: Watch, draw_pictures: DrawPict
     time.sleep(2)
     assert one.supervisor.status.connected
     assert one.supervisor.status.restarts == 0
+
+
+def test_a_software_trigger_gives_one_frame_and_nothing_comes_without(watch: Watch, draw_pictures: DrawPictures) -> None:
+    one = watch(emulated(draw_pictures(3), trigger="software", rate_hz=None, silent_after_s=0.8))
+    one.until(lambda: one.supervisor.status.connected)
+    time.sleep(1.2)
+    assert one.seen == []
+    for _ in range(3):
+        goal = len(one.seen) + 1
+        assert one.supervisor.trigger()
+        one.frames_reach(goal)
+    assert [one.supervisor.trigger() for _ in range(3)] == [True] * 3  # each waits until the camera is ready for it
+    one.frames_reach(6)
+    time.sleep(0.5)
+    assert one.seen == [(number, COLOURS[number % 3], None) for number in range(6)]
+    assert one.last is not None
+    assert one.last.trigger == "software"
+    assert one.supervisor.status.restarts == 0
+
+
+@pytest.mark.parametrize("trigger", ["free_run", "line1"])
+def test_a_camera_that_is_not_triggered_by_software_takes_no_trigger(
+    watch: Watch, draw_pictures: DrawPictures, caplog: pytest.LogCaptureFixture, trigger: str
+) -> None:
+    one = watch(emulated(draw_pictures(), trigger=trigger))
+    one.until(lambda: one.supervisor.status.connected)
+    assert not one.supervisor.trigger()
+    assert 'not triggered: its trigger is not "software"' in caplog.text
+    assert one.supervisor.status.connected
+
+
+def test_a_camera_that_is_away_hangs_or_dies_takes_no_trigger(
+    watch: Watch, draw_pictures: DrawPictures, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = watch(folder(tmp_path / "missing"))
+    assert not away.supervisor.trigger()
+    assert "not triggered: it is not connected" in caplog.text
+    one = watch(emulated(draw_pictures(), trigger="software", rate_hz=None))
+    one.until(lambda: one.supervisor.status.connected)
+    os.kill(one.pid, signal.SIGSTOP)
+    begin_s = time.monotonic()
+    assert not one.supervisor.trigger(0.5)
+    assert 0.4 < time.monotonic() - begin_s < 5
+    assert "not triggered: no answer within 0.5 s" in caplog.text
+    killer = threading.Timer(0.3, os.kill, (one.pid, signal.SIGKILL))
+    killer.start()
+    assert not one.supervisor.trigger(30)
+    assert "not triggered: the camera was lost meanwhile" in caplog.text
+    killer.join()
+    one.until(lambda: one.supervisor.status.restarts and one.supervisor.status.connected)
+    assert one.supervisor.trigger()
 
 
 def test_slow_camera_is_not_taken_for_silent(watch: Watch, draw_pictures: DrawPictures) -> None:

@@ -35,8 +35,9 @@ _FAULTS = {
 class AravisDriver:
     """One GigE Vision device, chosen by serial or address.
 
-    aravis keeps the camera alive by a thread of its own, and tells when that is no longer answered: 5 s after the cable was
-    pulled or the camera switched off. A cable that is back before goes on with the next frame.
+    aravis keeps the camera alive by a thread of its own, and tells when that is no longer answered, 5 s after the camera was
+    switched off. A cable that is back within the camera's heartbeat timeout (3 s) goes on with the next frame; a camera that
+    was cut off for longer has let go of us and is opened again.
     """
 
     def __init__(self, config: AravisCamera) -> None:
@@ -84,7 +85,7 @@ class AravisDriver:
             try:
                 captured = self._captured(buffer)
             finally:
-                self._stream.push_buffer(buffer)
+                self._give_back(buffer)
             if captured is not None:
                 self._fresh = True
                 return captured
@@ -173,6 +174,11 @@ class AravisDriver:
         camera.start_acquisition()
         return stream
 
+    def _give_back(self, buffer: Any) -> None:
+        # A frame whose first packet is lost would else carry the number of the one that was in the buffer before.
+        buffer.set_frame_id(0)
+        self._stream.push_buffer(buffer)
+
     def _find_serial(self, aravis: Any) -> str:
         aravis.update_device_list()
         wanted = self._config.serial
@@ -213,7 +219,8 @@ class AravisDriver:
             return None
         block_id = buffer.get_frame_id()
         number = self._blocks.number(block_id) if block_id else self._blocks.next_number()
-        stamp = self._clock.stamp(buffer.get_timestamp()) if self._clock is not None else Stamp(time.time_ns(), "host")
+        clock = self._clock if block_id else None
+        stamp = Stamp(time.time_ns(), "host") if clock is None else clock.stamp(buffer.get_timestamp())
         pixels, fault = None, _FAULTS.get(status)
         if fault is None:
             pixel_format = self._formats.get(buffer.get_image_pixel_format())

@@ -16,6 +16,7 @@ REFRESH_S = 10.0
 MAX_DRIFT = 100e-6
 """What a camera's crystal and the host's may differ by, each good for 50 ppm."""
 _TRIES = 5
+_COARSEST_S = 0.01
 _NS = 1_000_000_000
 
 
@@ -57,17 +58,21 @@ class CameraClock:
         self.follows_master = False
         self._read_s = 0.0
         self.refresh()
-        if self.pair is not None and (again := self._measure()) is not None and again.camera_ns <= self.pair.camera_ns:
-            self.pair = self._latch = None  # a clock that stands still tells no time
+        if self.pair is not None and self._stands_still(self.pair):
+            self.pair = self._latch = None
 
     def refresh(self) -> None:
         """Ask the camera again if the last answer is older than 10 s; takes some milliseconds then."""
         if self._read_s and time.monotonic() - self._read_s < REFRESH_S:
             return
-        self.follows_master = self._ptp and self._ptp_status() == "Slave"
-        if not self.follows_master:
-            pairs = [pair for _ in range(_TRIES) if (pair := self._measure()) is not None]
-            self.pair = min(pairs, key=lambda pair: pair.error_ns, default=None)
+        try:
+            self.follows_master = self._ptp and self._ptp_status() == "Slave"
+            if not self.follows_master:
+                pairs = [pair for _ in range(_TRIES) if (pair := self._measure()) is not None]
+                self.pair = min(pairs, key=lambda pair: pair.error_ns, default=None)
+        except Refused:
+            # Once is enough: a camera that has just been cut off lets each question wait for seconds.
+            self.follows_master, self.pair = False, None
         self._read_s = time.monotonic()
 
     def ticks_ns(self, ticks: int) -> int:
@@ -88,13 +93,10 @@ class CameraClock:
     def _measure(self) -> Pair | None:
         if self._latch is None or self._value is None:
             return None
-        try:
-            before_ns = time.time_ns()
-            self._nodes.write(self._latch, True)
-            after_ns = time.time_ns()
-            ticks = self._nodes.read(self._value)
-        except Refused:
-            return None
+        before_ns = time.time_ns()
+        self._nodes.write(self._latch, True)
+        after_ns = time.time_ns()
+        ticks = self._nodes.read(self._value)
         if not isinstance(ticks, int) or not ticks or after_ns < before_ns:
             return None
         error_ns = (after_ns - before_ns + 1) // 2
@@ -102,9 +104,14 @@ class CameraClock:
 
     def _ptp_status(self) -> str | None:
         """The standard's word, "Slave" once the camera follows a master."""
+        if (latch := find(self._nodes, "PtpDataSetLatch")) is not None:
+            self._nodes.write(latch, True)
+        status = find(self._nodes, "PtpStatus")
+        return None if status is None else str(self._nodes.read(status))
+
+    def _stands_still(self, first: Pair) -> bool:
+        time.sleep(_COARSEST_S)
         with suppress(Refused):
-            if (latch := find(self._nodes, "PtpDataSetLatch")) is not None:
-                self._nodes.write(latch, True)
-            if (status := find(self._nodes, "PtpStatus")) is not None:
-                return str(self._nodes.read(status))
-        return None
+            again = self._measure()
+            return again is None or again.camera_ns <= first.camera_ns
+        return True
