@@ -1,4 +1,6 @@
-"""The camera process, `python -m daemon.grabber <descriptor> <slots>`: it owns one device and talks to the daemon.
+"""The camera process, `python -m daemon.grabber <descriptor> <slots> <camera>`: it owns one device and talks to the daemon.
+
+The camera's name is for people who look at processes.
 
 The socket (Unix, SOCK_SEQPACKET) carries one JSON message a packet. From the daemon come the camera's configuration, first, and
 software triggers; everything else goes to it. The heartbeat is sent by the loop that grabs, so that a driver call that

@@ -191,7 +191,7 @@ class CameraSupervisor:
                     "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path),
                 }
                 self._process = process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "daemon.grabber", str(theirs.fileno()), str(self._slots)],
+                    [sys.executable, "-P", "-m", "daemon.grabber", str(theirs.fileno()), str(self._slots), self._config.name],
                     pass_fds=[theirs.fileno()],
                     env=environment,
                     stdin=subprocess.DEVNULL,

@@ -1,12 +1,14 @@
 """daemon/supervisor.py and daemon/grabber.py: real processes, killed, stopped and starved."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -178,6 +180,29 @@ def test_no_frame_of_a_replaced_process_comes_through(watch: Watch, draw_picture
     one.frames_come()
     assert [number for number, _, _ in one.seen[:3]] == [0, 0, 1]
     assert "Camera cam: a triggered frame did not come; it was killed" in one.reasons
+
+
+def test_too_many_open_files_are_told_and_got_over(watch: Watch, draw_pictures: DrawPictures) -> None:
+    one = watch(folder(draw_pictures()))
+    one.frames_come()
+    before, (soft, hard) = one.pid, resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    hoard: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                hoard.append(os.dup(0))
+        one.supervisor.replace("its time has come")
+        one.until(lambda: any("Too many open files" in reason for reason in one.reasons))
+        assert not one.supervisor.status.connected
+    finally:
+        for descriptor in hoard:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    one.until(lambda: one.supervisor.status.connected)
+    one.frames_come()
+    assert one.pid != before
 
 
 def test_idle_triggered_line_is_left_alone(watch: Watch, draw_pictures: DrawPictures) -> None:
