@@ -16,6 +16,7 @@ from connectors.cameras.numbers import BlockCounter
 
 BUFFERS = 16
 _READY_POLL_S = 0.002
+_SOCKET_BYTES = 4 << 20
 _STATISTICS = {
     "packets_resent": "n_resent_packets",
     "packets_failed": "n_missing_packets",
@@ -160,6 +161,9 @@ class AravisDriver:
         return CameraInfo("aravis", model, serial, name, int(width or 0) * int(height or 0) * channels, False, settings)
 
     def _start(self, aravis: Any, camera: Any, nodes: AravisNodes) -> Any:
+        if camera.is_gv_device():
+            # For root aravis would read the network card's packets themselves; one way for root and for the service's user.
+            camera.gv_set_stream_options(aravis.GvStreamOption.PACKET_SOCKET_DISABLED)
         stream = camera.create_stream(None, None)
         if stream is None:
             raise self._error("no stream could be made", "It is tried again")
@@ -169,6 +173,10 @@ class AravisDriver:
             what = f"packet_size_bytes = {wanted}: the network carries packets of {got} bytes only"
             raise self._error(what, "Raise the MTU of the interface and of every switch, or lower packet_size_bytes")
         payload = camera.get_payload()
+        if camera.is_gv_device():
+            # aravis asks for no buffer of its own, and the kernel's default holds 0.2 MB; it gives rmem_max at most.
+            stream.set_property("socket-buffer", aravis.GvStreamSocketBuffer.FIXED)
+            stream.set_property("socket-buffer-size", min(max(4 * payload, _SOCKET_BYTES), 1 << 30))
         for _ in range(BUFFERS):
             stream.push_buffer(aravis.Buffer.new_allocate(payload))
         camera.start_acquisition()
