@@ -195,7 +195,11 @@ class Service:
     def _load(self, spec: ModelSpec) -> Detector:
         self._progress(f"loading model {spec.name}", 0, 1)
         inference, cache = self.config.inference, self.config.store.path / "cache"
-        detector = Detector(create_extractor(spec, inference.device, inference.threads, cache, inference.runtime), cache)
+        threads = inference.threads
+        if threads is None and len(self.config.stations) > 1:
+            # A core for the camera processes. Two cores, four cameras: p50 / p99 of 28 / 61 ms with one thread, 40 / 75 with two.
+            threads = max(1, (os.cpu_count() or 1) - 1)
+        detector = Detector(create_extractor(spec, inference.device, threads, cache, inference.runtime), cache)
         self._progress(f"loading model {spec.name}", 1, 1)
         return detector
 
