@@ -26,6 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 
 from benchmarks.overhead import CheapJudge, TimedLedger
@@ -46,9 +48,11 @@ from model.detector import Reference
 from model.features import PatchFeatures
 
 TARGET_RESULTS = 1_000.0
-OFFERED_HZ = {"default": 150.0, "free": 1_250.0}
+OFFERED_HZ = {"default": 150.0, "free": 2_500.0}
 """All cameras together: more than can be judged."""
 EASY = 0.6
+SMALL = 64
+"""Pixels of the frames where the model is free: reading pictures is the cameras' work, and would take the daemon's cores."""
 SHARES = (50.0, 99.0, 99.9)
 WARM_UP_S = 2.0
 
@@ -161,6 +165,9 @@ def measure_free(folder: Path, stations: int, seconds: float) -> Measured:
     taught = Taught(Reference(bank), Calibration(0.5, 0.5, (0.1, 0.1), (0.0, 0.0), True, ""))
     program = Program(RecipeConfig(name="part", object="part"), taught)
     inspector = Inspector(finisher, max_batch=8)
+    small = folder / "small"
+    small.mkdir()
+    cv2.imwrite(str(small / "part.png"), np.full((SMALL, SMALL), 90, np.uint8))
     made = []
 
     def arrived(station: Station, frame: Frame) -> None:
@@ -171,7 +178,7 @@ def measure_free(folder: Path, stations: int, seconds: float) -> Measured:
         own = StationConfig(name=f"station{number}", camera="cam", recipe="part", queue_frames=4)
         station = Station(own, program, False, ledger.submit)
         rate_hz = OFFERED_HZ["free"] / stations
-        camera = FolderCamera(name=f"cam{number}", driver="folder", path=BUILD / "line", rate_hz=rate_hz)
+        camera = FolderCamera(name=f"cam{number}", driver="folder", path=small, rate_hz=rate_hz)
         made.append((station, CameraSupervisor(camera, partial(arrived, station), lambda _: None)))
     with private_broker(folder / "broker") as port:
         status = (topics.status, StatusOut(status="offline", version="0", since=datetime.now(UTC)).encode())
