@@ -48,6 +48,7 @@ class StoreConfig(Section):
     """Where the daemon keeps its state."""
 
     path: ConfigPath = Path("/var/lib/aprilcam")
+    results_days: float = Field(default=30.0, gt=0, le=36_500)
 
 
 class MqttConfig(Section):

@@ -6,6 +6,7 @@ the last moments may be missing. Shots and banks are committed with `synchronous
 """
 
 import fcntl
+import itertools
 import logging
 import os
 import queue
@@ -27,6 +28,8 @@ T = TypeVar("T")
 
 ANSWER_S = 10.0
 """How long an answer waits for the ledger's disk."""
+FORGET_AT_ONCE = 500
+"""Results removed in one transaction: others wait for the ledger's thread meanwhile."""
 SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE results (
@@ -131,8 +134,7 @@ class Ledger:
         except (OSError, sqlite3.Error) as error:
             mend = "Give the daemon's user write access to it, or set [store] path to a folder it may write"
             raise StoreError(f"state folder {folder}: cannot be written ({error}). {mend}.") from None
-        rows = self._connection.execute("SELECT station, max(sequence) FROM results GROUP BY station")
-        self._sequences: dict[str, int] = {str(station): int(sequence) for station, sequence in rows}
+        self._sequences = _newest(self._connection)
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 
@@ -194,6 +196,27 @@ class Ledger:
             connection.executemany("INSERT INTO outbox (topic, payload, enqueued_ns) VALUES (?, ?, ?)", rows)
 
         return self.call(insert)
+
+    def forget_results(self, before_ns: int) -> "Future[int]":
+        """Remove results that were made before that moment (ns since 1970), oldest first, at most FORGET_AT_ONCE; how many.
+
+        The newest of each station stays: the next one's sequence follows it.
+        """
+
+        def forget(connection: sqlite3.Connection) -> int:
+            gone = 0
+            for station, newest in self._sequences.items():
+                rows = connection.execute(
+                    "SELECT sequence, created_ns FROM results WHERE station = ? AND sequence < ? ORDER BY sequence LIMIT ?",
+                    (station, newest, FORGET_AT_ONCE - gone),
+                ).fetchall()
+                old = list(itertools.takewhile(lambda row: row[1] < before_ns, rows))
+                if old:
+                    delete = "DELETE FROM results WHERE station = ? AND sequence <= ?"
+                    gone += connection.execute(delete, (station, old[-1][0])).rowcount
+            return gone
+
+        return self.call(forget)
 
     def reader(self) -> sqlite3.Connection:
         """A read-only connection for the calling thread, which closes it."""
@@ -325,6 +348,18 @@ def _lock(folder: Path) -> TextIO:
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+def _newest(connection: sqlite3.Connection) -> dict[str, int]:
+    """Each station's last sequence, by its key alone: millions of results are not read at a start."""
+    found: dict[str, int] = {}
+    station = ""
+    while row := connection.execute(
+        "SELECT station FROM results WHERE station > ? ORDER BY station LIMIT 1", (station,)
+    ).fetchone():
+        station = str(row[0])
+        found[station] = int(connection.execute("SELECT max(sequence) FROM results WHERE station = ?", (station,)).fetchone()[0])
+    return found
 
 
 def outbox_after(reader: sqlite3.Connection, outbox_id: int, limit: int) -> list[OutboxRow]:

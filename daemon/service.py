@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
@@ -63,6 +64,7 @@ STUCK_S = 60.0
 """A part of the pipeline that makes no progress for so long is stuck: the daemon ends with exit 1 and is started again."""
 STOPPED = "the daemon was stopped"
 STOP_LIMIT_S = 25.0
+FORGET_EVERY_S = 60.0
 IMPATIENT_S = 1.0
 DRAIN_S = 5.0
 """How long a stop waits for the broker to take what is committed; the rest waits in the outbox for the next start."""
@@ -97,6 +99,8 @@ class Service:
         self._stop = threading.Event()
         self._broken: str | None = None
         self._signalled_s: float | None = None
+        self._forgetting: Future[int] | None = None
+        self._forget_s = 0.0
         self._stations: dict[str, Station] = {}
         self._lines: dict[str, Line] = {}
         self._intakes: dict[str, Intake] = {}
@@ -311,7 +315,20 @@ class Service:
             elif self._broken is None:
                 self._break(str(detail["trouble"]))
             self._notifier.status(self._summary())
+            self._forget_results()
         return 1 if self._broken else 0
+
+    def _forget_results(self) -> None:
+        """At each tick while there are old ones, else once a minute."""
+        if self._forgetting is not None:
+            if not self._forgetting.done():
+                return
+            more = self._forgetting.exception() is None and self._forgetting.result() > 0
+            self._forget_s = time.monotonic() + (0.0 if more else FORGET_EVERY_S)
+            self._forgetting = None
+        if time.monotonic() >= self._forget_s:
+            before_s = time.time() - self.config.store.results_days * 86_400
+            self._forgetting = self.ledger.forget_results(int(before_s * 1e9))
 
     def _signalled(self, number: int, _frame: object) -> None:
         now_s = time.monotonic()

@@ -12,7 +12,7 @@ import pytest
 
 from config.errors import StoreError
 from connectors.contract import ResultOut
-from daemon.ledger import Ledger, last_document, outbox_after, outbox_depth
+from daemon.ledger import FORGET_AT_ONCE, Ledger, last_document, outbox_after, outbox_depth
 from tests.broker import wait_for
 from tests.records import entry
 
@@ -29,6 +29,32 @@ def test_sequences_have_no_gaps_and_go_on_after_a_restart(tmp_path: Path) -> Non
         ledger.close()
     assert [result.sequence for result in seen if result.station == "a"] == [1, 2, 3, 4, 5, 6]
     assert [result.frame.number for result in seen if result.station == "b"] == [0, 1, 2, 0, 1, 2]
+
+
+def test_old_results_are_forgotten_but_never_the_place_in_the_sequence(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.submit(entry(station, number) for number in range(4) for station in ("a", "b"))
+    flush(ledger)
+    middle_ns = time.time_ns()
+    ledger.submit([entry("b", 9)])
+    flush(ledger)
+    assert ledger.forget_results(middle_ns).result(10) == 3 + 4  # the newest of "a" stays, though it is old
+    assert ledger.forget_results(middle_ns).result(10) == 0
+    ledger.close()
+    seen: list[ResultOut] = []
+    again = Ledger(tmp_path, seen.extend)
+    again.submit([entry("a", 0), entry("b", 0)])
+    again.close()
+    assert [(result.station, result.sequence) for result in seen] == [("a", 5), ("b", 6)]
+
+
+def test_many_old_results_are_forgotten_a_few_at_a_time(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.submit(entry("a", number) for number in range(FORGET_AT_ONCE + 20))
+    flush(ledger)
+    later_ns = time.time_ns()
+    assert [ledger.forget_results(later_ns).result(10) for _ in range(3)] == [FORGET_AT_ONCE, 19, 0]
+    ledger.close()
 
 
 def test_a_mask_comes_before_its_result_and_leaves_when_acknowledged(tmp_path: Path) -> None:
