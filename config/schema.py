@@ -246,7 +246,7 @@ class Config(Section):
     def software_triggered(self, station: StationConfig) -> bool:
         """Whether a command triggers its camera."""
         camera = self.camera(station.camera)
-        return isinstance(camera, PylonCamera) and camera.trigger == "software"
+        return isinstance(camera, GenicamCamera) and camera.trigger == "software"
 
     def takes_every_frame(self, station: StationConfig) -> bool:
         """Whether each frame gets a result: as configured, else yes for triggered cameras and no for free-running ones."""

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 SCORES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 STAGES = ("acquire", "queue", "inference", "finish", "total")
-OUTCOMES = ("judged", "skipped", "refused", "faulty", "untriggered")
+OUTCOMES = ("judged", "skipped", "refused", "faulty", "unclaimed")
 
 GaugeRow = tuple[str, str, tuple[str, ...], tuple[str, ...], float]
 """(name, help, label names, label values, value) of a gauge that is read when scraped."""

@@ -26,7 +26,8 @@ class Batching:
 def measure(judge: Callable[[int], object], clock: Callable[[], float] = time.perf_counter) -> dict[int, float]:
     """Seconds that so many frames take at once: 1, 2, 4 ..., each the quickest of three, after one to warm up.
 
-    Ends at MOST, where a batch takes longer than LONGEST_S, or where two doublings have saved nothing.
+    Ends at MOST, where a batch takes longer than LONGEST_S, where two doublings have saved nothing, or where `judge` raises
+    MemoryError for more than one.
     """
     taken: dict[int, float] = {}
     size = 1
@@ -34,7 +35,12 @@ def measure(judge: Callable[[int], object], clock: Callable[[], float] = time.pe
         runs = []
         for _ in range(REPEATS + 1):
             started_s = clock()
-            judge(size)
+            try:
+                judge(size)
+            except MemoryError:
+                if size == 1:
+                    raise
+                return taken
             runs.append(clock() - started_s)
             if runs[-1] > LONGEST_S:
                 break

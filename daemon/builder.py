@@ -132,12 +132,12 @@ class Builder:
             self._wake.notify_all()
             return build.id
 
-    def pending(self, recipe: str) -> str | None:
-        """The id of the build that waits or runs, None when the bank is up to date."""
+    def pending(self, recipe: str, *, of_shots: bool = False) -> str | None:
+        """The id of the build that waits or runs, None when there is none. of_shots: not one that follows marks alone."""
         with self._wake:
-            if recipe in self._pending:
-                return self._pending[recipe].id
-            return self._running.id if self._running is not None and self._running.recipe == recipe else None
+            running = self._running if self._running is not None and self._running.recipe == recipe else None
+            builds = [build for build in (self._pending.get(recipe), running) if build is not None]
+            return next((build.id for build in builds if not (of_shots and build.marks_only)), None)
 
     def wait(self, build: str, timeout_s: float) -> bool:
         """Wait until a build has ended, in whatever way. Whether it has."""
@@ -236,10 +236,17 @@ class Builder:
         return ready
 
     def resume(self, recipe: RecipeConfig) -> None:
-        """At the start: `catch_up`, or look at the marks, as one may have come just before the stop."""
+        """At the start: `catch_up`, or look at the marks, as one may have come just before the stop.
+
+        A current bank that does not fit the model any more, or is damaged, is built again.
+        """
         self.catch_up(recipe)
         current = self._banks.current(recipe.name)
-        if current is not None and not current[1]:
+        if current is None:
+            return
+        if self.judging(recipe.name) is None and self._maker.load(recipe, current[0]) is None:
+            self.request(recipe.name)
+        elif not current[1]:
             self.refine(recipe.name)
 
     def catch_up(self, recipe: RecipeConfig) -> None:
@@ -323,13 +330,13 @@ class Builder:
                     swap.enter_context(self._swap)
                     progress(PARTS[-1], 1, 1)  # a rollback that came first wins
 
-                taught: Taught | Untaught
+                taught: Taught | Untaught | None
                 current = self._banks.current(build.recipe) if build.marks_only else None
                 if current is not None:
                     taught = self._maker.refine(recipe, current[0], progress, before_commit)
                 else:
                     taught = self._maker.make(recipe, progress, before_commit)
-                if build.marks_only and _same(taught, before):
+                if taught is None or (build.marks_only and _same(taught, before)):
                     return
                 self._tell(build.recipe, taught)
                 self._at("swapped")

@@ -31,7 +31,9 @@ from model.errors import ModelError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-REMEMBERED = 256
+READING = {"shots", "banks", "results", "recipe_list", "recipe_export"}
+"""Commands that change nothing: their answers are not kept."""
+REMEMBERED = 4_096
 REMEMBERED_S = 600.0
 """How many answers are kept for repeated commands, and for how long."""
 REPEAT_WAIT_S = wire.MAX_WAIT_S * 2
@@ -98,7 +100,7 @@ class Commands:
             raise CommandError("malformed", f"{name} takes no picture or file")
         if attachment is not None and len(attachment) > (most := wire.most_attached(name)):
             raise CommandError("too_large", f"{len(attachment)} bytes attached, at most {most}")
-        if request.request_id is None:
+        if request.request_id is None or name in READING:
             return self._do(name, request, attachment), "ok"
         digest = hashlib.sha256(request.model_dump_json().encode())
         digest.update(hashlib.sha256(attachment or b"").digest())
@@ -202,6 +204,7 @@ class Commands:
             attachment = _decoded(request.picture, "picture")
         if request.result_id is not None:
             attachment = _archived(parts, request.result_id)
+            _refuse_bad(parts, request.result_id)
         if attachment is not None:
             name = request.name or (f"result {request.result_id}" if request.result_id else "the picture")
             done = [parts.teacher.register(recipe, attachment, name=name, force=request.force)]
@@ -323,10 +326,7 @@ class Commands:
     def _promote(self, parts: Parts, request: wire.Promote, _: bytes | None) -> wire.RegisterAnswer:
         picture = _archived(parts, request.result_id)
         archive = _wired(parts.archive)
-        if archive.marked(request.result_id) == "bad":
-            # One bad shot hides its defect for ever.
-            mend = "Mark it good first, if it is"
-            raise CommandError("refused", f"result {request.result_id!r} is marked bad, and shots are good parts. {mend}")
+        _refuse_bad(parts, request.result_id)
         own = archive.recipe_of(request.result_id)
         recipe = self._recipe(request.recipe or own)
         name = f"result {request.result_id}"
@@ -383,6 +383,13 @@ def _decoded(text: str, field: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise CommandError("malformed", f"{field}: not base64: {error}") from None
+
+
+def _refuse_bad(parts: Parts, result_id: str) -> None:
+    """One bad shot hides its defect for ever."""
+    if _wired(parts.archive).marked(result_id) == "bad":
+        mend = "Mark it good first, if it is"
+        raise CommandError("refused", f"result {result_id!r} is marked bad, and shots are good parts. {mend}")
 
 
 def _archived(parts: Parts, result_id: str) -> bytes:

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -70,6 +71,7 @@ class Finisher:
             return
         if self._archive is not None:
             self._archive.release(outcome.result.result_id)
+        ticket.frame = replace(ticket.frame, pixels=None)  # lets go of its slot of the camera's ring
         first = ticket.outcome
         if first is not None and first.result.reason == "deadline" and outcome.result.verdict != "unknown":
             self._on_late(ticket, outcome)

@@ -1,5 +1,6 @@
 """The intake: frames of one camera on their way into its station, triggers, and what does not come or end in time."""
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -11,6 +12,9 @@ from daemon.finisher import Finisher
 from daemon.frame import Frame
 from daemon.part import Identity
 from daemon.station import Part, Station
+
+STALE_S = 0.25
+"""A trigger that has waited longer behind others is not fired: another part may be there by now."""
 
 
 class Intake:
@@ -38,6 +42,7 @@ class Intake:
         self._replace_camera = replace_camera
         self._simulated = False
         self._stopping = False
+        self._triggering = threading.Lock()
 
     def arrived(self, frame: Frame) -> None:
         """A frame, or a fault in its place."""
@@ -48,7 +53,7 @@ class Intake:
             return
         offer = station.offer(frame)
         if offer is None:
-            self._count("untriggered", 1)
+            self._count("unclaimed", 1)
             return
         self._watch(offer.ticket.part)
         if offer.refused is not None:
@@ -69,7 +74,7 @@ class Intake:
             return
         ticket = self._station.enter(frame)
         if ticket is None:
-            self._count("untriggered", 1)
+            self._count("unclaimed", 1)
             return
         self._count("faulty", 1)
         self._watch(ticket.part)
@@ -84,12 +89,24 @@ class Intake:
             raise TriggerError(f'station {station.name}: its camera takes no software trigger. Set trigger = "software" for it')
         if self._stopping:
             raise TriggerError(f"station {station.name}: the daemon is stopping")
-        part = station.expect(identity)
-        fired = 0
-        while fired < part.frames and self._fire():
-            fired += 1
-        if fired == 0 and station.cancel(part):
-            raise TriggerError(f"station {station.name}: its camera did not take the trigger. The station's state says why")
+        # Parts and triggers in the same order, whoever sends them.
+        if not self._triggering.acquire(timeout=STALE_S):
+            raise TriggerError(
+                f"station {station.name}: the trigger before this one is still on its way to the camera. Try again"
+            )
+        try:
+            part = station.expect(identity)
+            fired = 0
+            while fired < part.frames and self._fire():
+                fired += 1
+            if fired == 0 and station.cancel(part):
+                raise TriggerError(f"station {station.name}: its camera did not take the trigger. The station's state says why")
+            if fired < part.frames:
+                # The next part's frames are not to fill this one's gaps.
+                for ticket in station.shorten(part, fired, lambda: self._never_came(part)):
+                    self._finisher.unknown(ticket, "no_frame", f"the camera took {fired} of {part.frames} triggers")
+        finally:
+            self._triggering.release()
         # From here on it is accepted: what does not come is told as a result.
         self._alarms.at(time.monotonic() + station.config.frame_timeout_ms / 1e3, lambda: self._missing(part))
 
@@ -97,13 +114,19 @@ class Intake:
         """Name a part, see `Station.identify`."""
         return self._station.identify(identity)
 
+    def camera_lost(self) -> None:
+        """Its process has ended: what it was to send does not come, and what another one sends is of other parts."""
+        for part in self._station.parts():
+            if self._station.forgive(part):
+                self._end(part, "no_frame", "the camera was lost before this frame came")
+
     def stop(self) -> None:
         """The cameras have been stopped: no frame comes any more. What waits for one, or for a name, waits no longer."""
         self._stopping = True
         for part in self._station.parts():
-            if part.waits_for_frames:
+            if self._station.forgive(part):
                 self._end(part, "stopped", "the daemon was stopped before this frame came")
-            part.names_until_s = 0.0
+            part.hurried = True
         self._station.release_unnamed()
 
     # Time.
@@ -123,20 +146,21 @@ class Intake:
 
     def _overdue(self, part: Part) -> None:
         limit_ms = self._station.config.deadline_ms
-        self._end(part, "deadline", f"not judged within {limit_ms:g} ms of its arrival")
+        self._end(part, "deadline", f"not judged within {limit_ms:g} ms of its arrival", owed=True)
 
     def _missing(self, part: Part) -> None:
-        if not part.waits_for_frames:
+        missing = self._station.forgive(part)
+        if not missing:
             return
-        limit_ms, missing = self._station.config.frame_timeout_ms, part.frames - len(part.tickets)
+        limit_ms = self._station.config.frame_timeout_ms
         detail = f"{missing} of {part.frames} frames did not come within {limit_ms:g} ms"
         if self._station.triggered:
             # Should it come after all, it must not be taken for the next part's.
             self._replace_camera(f"a triggered frame did not come within {limit_ms:g} ms")
         self._end(part, "no_frame", detail)
 
-    def _end(self, part: Part, reason: Reason, detail: str) -> None:
-        for ticket in self._station.give_up(part, lambda: self._never_came(part)):
+    def _end(self, part: Part, reason: Reason, detail: str, *, owed: bool = False) -> None:
+        for ticket in self._station.give_up(part, lambda: self._never_came(part), owed=owed):
             own = reason if ticket.frame.fault is None or reason != "deadline" else "no_frame"
             self._finisher.unknown(ticket, own, detail)
 

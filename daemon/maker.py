@@ -130,15 +130,18 @@ class Maker:
         )
         return taught
 
-    def refine(self, recipe: RecipeConfig, bank: str, progress: Progress, before_commit: Callable[[], None]) -> Taught:
-        """What judges by a stored bank with the recipe's present marks, kept when this returns. See `make`.
+    def refine(self, recipe: RecipeConfig, bank: str, progress: Progress, before_commit: Callable[[], None]) -> Taught | None:
+        """What judges by a stored bank with the recipe's present marks, kept when this returns. None: as before. See `make`.
 
         Raises StoreError when there is no such bank that fits (see `load`).
         """
         stored = self._stored(recipe, bank)
         if stored is None:
             raise StoreError(f"recipe {recipe.name}: bank {bank[:16]} does not fit the model and recipe any more. Rebuild it.")
-        return self._relabel(recipe, bank, stored, progress, before_commit)
+        taught = self._relabel(recipe, bank, stored, progress, before_commit)
+        found = stored.found
+        before = _taught(stored.reference, found.calibration, found.labelled)
+        return None if taught.calibration == before.calibration else taught
 
     def judge(self, pixels: Pixels, reference: Reference) -> Judgement:
         """What a reference says of one picture (cropped)."""

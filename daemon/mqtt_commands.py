@@ -1,14 +1,17 @@
 """Commands over MQTT: taken from the connection's thread at once, done on threads of their own, answered to their sender.
 
 Each station has a lane, so that its commands are done in the order in which they came and none waits for another station's.
+Triggers and the names of parts have lanes of their own: they are about the part that is there now, and must not wait for a
+registration or another recipe.
 """
 
 import logging
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from config.errors import CommandError
@@ -16,6 +19,7 @@ from connectors.contract import Topics
 from connectors.mqtt import Incoming
 from connectors.requests import ErrorOut, ReplyOut
 from daemon.commands import Commands
+from daemon.intake import STALE_S
 from daemon.payload import parse_request
 from daemon.publisher import Reply
 
@@ -27,6 +31,8 @@ WAITING_BYTES = 192 << 20
 """Bytes of all that wait or are being done."""
 OVERFLOW = 64
 """Commands of one station that are answered `busy`; past it they are only counted."""
+PROMPT = ("trigger", "part")
+"""Commands that have a lane of their own."""
 PEEK_BYTES = 4 << 10
 """A command that is turned away is looked into for its request_id when it is no larger."""
 PROPERTIES = ("request_id", "recipe", "name", "force")
@@ -45,7 +51,8 @@ class MqttCommands:
         self._pattern = re.compile(re.escape(topics.prefix) + r"/([^/]+)/command/([^/]+)", re.DOTALL)
         self._lock = threading.Lock()
         self._bytes = 0
-        self._lanes = {name: _Lane(name, self._handle) for name in (*stations, "")}
+        kinds = [(name, kind) for name in (*stations, "") for kind in ("", *PROMPT)]
+        self._lanes = {(name, kind): _Lane(f"{name} {kind}".strip(), self._handle) for name, kind in kinds}
 
     def start(self) -> None:
         """Begin to do what comes."""
@@ -65,7 +72,8 @@ class MqttCommands:
         if match is None:
             return
         station, name = match.groups()
-        lane = self._lanes.get(station, self._lanes[""])
+        kind = name if name in PROMPT else ""
+        lane = self._lanes.get((station, kind), self._lanes["", kind])
         size = len(message.payload)
         with self._lock:
             room = self._bytes + size <= WAITING_BYTES
@@ -140,6 +148,7 @@ class _Task:
     size: int
     busy: bool = False
     """To be answered `busy`, nothing more."""
+    came_s: float = field(default_factory=time.monotonic)
 
 
 class _Lane:
@@ -181,6 +190,9 @@ class _Lane:
 def _turned_away(task: _Task) -> CommandError | None:
     if task.busy:
         return CommandError("busy", "too many commands wait. Send it again later")
+    if task.name == "trigger" and time.monotonic() - task.came_s > STALE_S:
+        reason = f"it waited over {STALE_S:g} s for triggers before it, and the part may have gone. Nothing was triggered"
+        return CommandError("busy", reason)
     if task.message.retained:
         # It would be done again at each connect.
         return CommandError("refused", "a retained command. Send it without `retain`, and clear the topic")

@@ -107,6 +107,16 @@ class RecipeFile:
     """Of each shot."""
 
 
+def check_size(recipe: str, shots: int, size: int) -> None:
+    """Raises CommandError (too_large) for shots of so many bytes that no file may hold."""
+    if shots > MAX_SHOTS or size > MAX_RECIPE_BYTES - MAX_MANIFEST_BYTES - shots * 1_024:
+        raise CommandError(
+            "too_large",
+            f"recipe {recipe!r}: {shots} shots of {size} bytes make a file that is too large, at most {MAX_SHOTS} "
+            f"shots and {MAX_RECIPE_BYTES} bytes. Forget some shots",
+        )
+
+
 def pack(
     recipe: RecipeConfig,
     override: ThresholdOverride | None,
@@ -115,13 +125,7 @@ def pack(
     pictures: Sequence[bytes],
 ) -> bytes:
     """The file of a recipe. Raises PictureError for a shot that is damaged, CommandError (too_large)."""
-    size = sum(len(picture) for picture in pictures)
-    if len(shots) > MAX_SHOTS or size > MAX_RECIPE_BYTES - MAX_MANIFEST_BYTES - len(shots) * 1_024:
-        raise CommandError(
-            "too_large",
-            f"recipe {recipe.name!r}: {len(shots)} shots of {size} bytes make a file that is too large, at most {MAX_SHOTS} "
-            f"shots and {MAX_RECIPE_BYTES} bytes. Forget some shots",
-        )
+    check_size(recipe.name, len(shots), sum(len(picture) for picture in pictures))
     entries = []
     for shot, picture in zip(shots, pictures, strict=True):
         if pixel_hash(decode_picture(picture, shot.file)) != shot.shot:

@@ -16,7 +16,7 @@ from config.schema import RecipeConfig, Region
 from daemon.banks import Banks
 from daemon.builder import Builder
 from daemon.programs import OnStationEvent, Programs
-from daemon.recipe_file import Judged, pack, unpack
+from daemon.recipe_file import Judged, check_size, pack, unpack
 from daemon.recipe_store import RecipeStore
 from daemon.shots import Shots
 from daemon.station import Untaught
@@ -75,6 +75,7 @@ class Recipes:
         self._knows_words = knows_words
         self._running = running
         self._changing = threading.Lock()
+        self._packing = threading.Lock()
 
     def create(
         self, recipe: str, *, object: str, mode: Literal["zero_shot", "few_shot", "both"] | None, region: Region | None
@@ -132,7 +133,7 @@ class Recipes:
             with running.programs.coming(recipe):
                 ready = builder.prepare(wanted)
                 if ready is None:
-                    build = builder.pending(recipe) or builder.request(recipe)
+                    build = builder.pending(recipe, of_shots=True) or builder.request(recipe)
                     raise CommandError(
                         "busy",
                         f"recipe {recipe!r} has no bank yet that fits the present model: build {build} makes it. Select the "
@@ -150,7 +151,12 @@ class Recipes:
 
     def export(self, recipe: str) -> bytes:
         """The recipe as one file. Raises PictureError for a shot that is damaged, CommandError (too_large)."""
+        with self._packing:  # each takes several times the file's size in memory
+            return self._export(recipe)
+
+    def _export(self, recipe: str) -> bytes:
         own, shots = self._store.get(recipe), self._shots.all(recipe)
+        check_size(recipe, len(shots), sum(self._shots.size(shot) for shot in shots))
         calibration, bank, judged = *self._judging(recipe), None
         if calibration is not None:
             judged = Judged(
@@ -167,7 +173,8 @@ class Recipes:
 
         Raises RecipeFileError when anything in the file is not as it says.
         """
-        given = unpack(file)
+        with self._packing:
+            given = unpack(file)
         name = recipe or given.recipe.name
         made = given.recipe.model_copy(update={"name": name})
         self._check_mode(made)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from config.errors import AprilcamError
 from config.schema import Config, RecipeConfig
@@ -213,7 +214,15 @@ class Service:
         if most is None or wait_ms is None:
             self._progress("measuring batches", 0, 1)
             blank = np.zeros((256, 256), np.uint8)
-            chosen = choose(measure(lambda size: detector.encode([blank] * size)))
+
+            def encode(size: int) -> None:
+                try:
+                    detector.encode([blank] * size)
+                except torch.OutOfMemoryError:
+                    torch.cuda.empty_cache()
+                    raise MemoryError from None
+
+            chosen = choose(measure(encode))
             self._progress("measuring batches", 1, 1)
             most = most or min(chosen.max_batch, sum(station.queue_frames for station in self.config.stations))
             wait_ms = chosen.max_wait_s * 1e3 if wait_ms is None and most > 1 else wait_ms or 0.0
@@ -329,6 +338,7 @@ class Service:
         if time.monotonic() >= self._forget_s:
             before_s = time.time() - self.config.store.results_days * 86_400
             self._forgetting = self.ledger.forget_results(int(before_s * 1e9))
+            self._late.forget(int(before_s * 1e9))
 
     def _signalled(self, number: int, _frame: object) -> None:
         now_s = time.monotonic()
@@ -401,6 +411,7 @@ class Service:
         line.restarts_seen = status.restarts
         if not status.connected:
             self.frames.let_go(name)
+            self._intakes[name].camera_lost()
         if status.reason != "starting":
             line.tried.set()
         self._announcer.state(name)

@@ -114,6 +114,13 @@ class Shots:
         """The whole picture. Raises PictureError when its file is damaged or gone."""
         return read_picture(self.folder(shot.recipe) / shot.file)
 
+    def size(self, shot: Shot) -> int:
+        """Bytes of its file, 0 when that is gone."""
+        try:
+            return (self.folder(shot.recipe) / shot.file).stat().st_size
+        except OSError:
+            return 0
+
     def picture(self, shot: Shot) -> bytes:
         """Its file. Raises PictureError when that is gone."""
         path = self.folder(shot.recipe) / shot.file

@@ -114,8 +114,9 @@ class Ticket:
 class Part:
     """The frames that get one result together. Changed by its station alone, under the station's lock.
 
-    frames: so many it has. came_s: when its trigger or first frame came, monotonic. Without an identity by then, its result
-    waits for one until `names_until_s`.
+    frames: so many it has. came_s: when its trigger or first frame came, monotonic. It may be named until `names_until_s`, and
+    without an identity its result waits so long, unless it is `hurried`. owed: frames that were given up and may still come;
+    they are not to be taken for another part's.
     """
 
     frames: int
@@ -124,6 +125,8 @@ class Part:
     identity: Identity | None = None
     tickets: list[Ticket] = field(default_factory=list)
     cancelled: bool = False
+    hurried: bool = False
+    owed: int = 0
 
     @property
     def waits_for_frames(self) -> bool:
@@ -134,7 +137,7 @@ class Part:
         """Whether nothing is waited for."""
         if self.waits_for_frames or not all(ticket.ended for ticket in self.tickets):
             return False
-        return self.identity is not None or now_s >= self.names_until_s or self.skipped
+        return self.identity is not None or self.hurried or now_s >= self.names_until_s or self.skipped
 
     @property
     def skipped(self) -> bool:
@@ -169,6 +172,8 @@ class Station:
     _order: deque[Part] = field(default_factory=deque)
     _open: deque[Part] = field(default_factory=deque)
     _named: deque[tuple[float, Identity]] = field(default_factory=deque)
+    _nameless: deque[float] = field(default_factory=deque)
+    """Until when each part whose result had to go without a name could still have been named."""
     _ended_s: float = 0.0
     _came_s: float = 0.0
     _gaps: deque[float] = field(default_factory=lambda: deque(maxlen=8))
@@ -182,7 +187,7 @@ class Station:
     def offer(self, frame: Frame) -> Offer | None:
         """Queue a frame that can be judged. A full queue refuses it where every frame counts, else gives up its oldest.
 
-        None for a frame that no trigger asked for.
+        None for a frame that belongs to no part: no trigger asked for it, or its part was given up before it came.
         """
         with self._lock:
             ticket = self._ticket(frame)
@@ -205,25 +210,32 @@ class Station:
     def enter(self, frame: Frame) -> Ticket | None:
         """A ticket for a frame that cannot be judged: it takes its place in the order, not in the queue.
 
-        None for a frame that no trigger asked for.
+        None for a frame that belongs to no part.
         """
         with self._lock:
             return self._ticket(frame)
 
     def _ticket(self, frame: Frame) -> Ticket | None:
-        while self._open and not self._open[0].waits_for_frames:
-            self._open.popleft()
+        self._shut_full()
         if not self._open:
             if self.triggered:
                 return None
             self._new_part(frame.arrived_s, self._name_before(frame.arrived_s))
         part = self._open[0]
+        if not part.waits_for_frames:
+            part.owed -= 1
+            return None
         ticket = Ticket(self, frame, self.program, part)
         part.tickets.append(ticket)
         return ticket
 
+    def _shut_full(self) -> None:
+        while self._open and not self._open[0].waits_for_frames and not self._open[0].owed:
+            self._open.popleft()
+
     def _new_part(self, came_s: float, identity: Identity | None) -> Part:
         part = Part(self.config.frames_per_part, came_s, came_s + self.config.part_after_ms / 1e3, identity)
+        self._shut_full()
         self._order.append(part)
         self._open.append(part)
         return part
@@ -247,6 +259,7 @@ class Station:
             if part.tickets:
                 return False
             part.cancelled = True
+            self._open.remove(part)
             self._submit_ready()
             return True
 
@@ -254,6 +267,9 @@ class Station:
         """Name the oldest part without a name that came just before, else the next one to come; True for the former."""
         with self._lock:
             now_s = time.monotonic()
+            while self._nameless:  # older than any that waits
+                if now_s <= self._nameless.popleft():
+                    return True  # its result went at its deadline; the name is not the next part's
             for part in self._order:
                 if part.identity is None and now_s <= part.names_until_s and not part.skipped:
                     part.identity = identity
@@ -265,30 +281,49 @@ class Station:
             return False
 
     def parts(self) -> list[Part]:
-        """Those without a result so far, in their order."""
+        """Those without a result so far, in their order, and those that are owed frames."""
         with self._lock:
-            return list(self._order)
+            return list(dict.fromkeys([*self._order, *self._open]))
 
     def release_unnamed(self) -> None:
         """Some part may have waited long enough for its name."""
         with self._lock:
             self._submit_ready()
 
-    def give_up(self, part: Part, frame: Callable[[], Frame]) -> list[Ticket]:
+    def give_up(self, part: Part, frame: Callable[[], Frame], *, owed: bool) -> list[Ticket]:
         """What of a part has not ended, to be ended now; for each frame that did not come, one that `frame` makes.
 
-        Its result waits for no name any more.
+        Its result waits for no name any more. owed: those frames may still come.
         """
         with self._lock:
-            part.names_until_s = 0.0
+            part.hurried = True
             self._submit_ready()
-            while part.waits_for_frames and part in self._order:
-                part.tickets.append(Ticket(self, frame(), self.program, part))
+            missing = self._fill(part, frame, part.frames - len(part.tickets))
+            part.owed = len(missing) if owed else 0
             open_ = [ticket for ticket in part.tickets if not ticket.ended]
             for ticket in open_:
                 if ticket in self._queue:
                     self._queue.remove(ticket)
             return open_
+
+    def shorten(self, part: Part, frames: int, frame: Callable[[], Frame]) -> list[Ticket]:
+        """Only so many frames of a part will come, or as many as came already. Tickets for the others, to be ended now."""
+        with self._lock:
+            return self._fill(part, frame, part.frames - max(frames, len(part.tickets)))
+
+    def _fill(self, part: Part, frame: Callable[[], Frame], count: int) -> list[Ticket]:
+        if part not in self._order:
+            return []
+        made = [Ticket(self, frame(), self.program, part) for _ in range(count)]
+        part.tickets += made
+        return made
+
+    def forgive(self, part: Part) -> int:
+        """No frame of this part is waited for any more. How many had not come."""
+        with self._lock:
+            missing = part.owed + (part.frames - len(part.tickets) if part.waits_for_frames else 0)
+            part.owed = 0
+            return missing
 
     def displace(self) -> int:
         """Give up the frame that has waited longest: 1, or 0 when none waits."""
@@ -334,7 +369,7 @@ class Station:
             if ticket.ended:
                 return False  # a frame has one end; the first one counts
             ticket.outcome, ticket.skipped = outcome, outcome is None
-            if outcome is None or outcome.result.reason != "deadline":
+            if outcome is None or outcome.result.reason != "deadline" or not ticket.taken_s:
                 # The part may wait for others or its name, which is not to hold a slot of the camera's ring.
                 ticket.frame = replace(ticket.frame, pixels=None)
             self._submit_ready()
@@ -348,6 +383,8 @@ class Station:
             part = self._order.popleft()
             if part.skipped:
                 continue
+            if part.identity is None and part.names_until_s > now_s:
+                self._nameless.append(part.names_until_s)
             outcomes = [ticket.outcome for ticket in part.tickets if ticket.outcome is not None]
             ready.append(entry_of(outcomes, part.identity))
             decides = worst(outcomes)

@@ -56,3 +56,13 @@ def test_a_slow_model_is_run_once_only_and_batches_past_the_limit_are_not_taken(
 def test_the_first_run_warms_up_and_does_not_count() -> None:
     times = iter([0.0, 0.4, 0.4, 0.41, 0.41, 0.42, 0.42, 0.43] + [1.0 + number for number in range(100)])
     assert measure(lambda _: None, lambda: next(times))[1] == pytest.approx(0.01)
+
+
+def test_a_batch_that_the_device_has_no_memory_for_ends_the_measuring() -> None:
+    def judge(size: int) -> None:
+        if size > 4:
+            raise MemoryError
+
+    assert list(measure(judge, iter(number / 100 for number in range(1_000)).__next__)) == [1, 2, 4]
+    with pytest.raises(MemoryError):
+        measure(lambda _: (_ for _ in ()).throw(MemoryError()))

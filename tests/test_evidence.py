@@ -45,6 +45,7 @@ def test_what_is_marked_bad_becomes_no_shot_until_it_is_marked_good(plant: TestP
     result_id = kept.put(a_result("fail", recipe="disc"), draw_part(4)).result_id
     plant.run("mark", {"result_id": result_id, "verdict": "bad"})
     assert code_of(plant, "promote", result_id=result_id) == "refused"
+    assert code_of(plant, "register", recipe="disc", result_id=result_id, force=True) == "refused"
     assert plant.run("shots", {"recipe": "disc"})["shots"] == []
     plant.run("mark", {"result_id": result_id, "verdict": "good"})
     assert plant.run("promote", {"result_id": result_id})["shots"][0]["new"]

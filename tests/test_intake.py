@@ -1,6 +1,7 @@
 """daemon/intake.py, part.py, station.py, alarms.py, late.py: triggers, bursts, names and deadlines."""
 
 import sqlite3
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -139,7 +140,7 @@ def test_a_frame_that_nobody_asked_for_gets_no_result_at_a_triggered_station(pos
     own.intake.trigger(ANN)
     [result] = own.wait(1)
     assert (result.frame.number, result.part_id) == (5, "ann")
-    assert own.counted["untriggered"] == 2
+    assert own.counted["unclaimed"] == 2
 
 
 def test_a_trigger_that_the_camera_does_not_take_is_refused_and_gets_no_result(post: Make) -> None:
@@ -234,6 +235,55 @@ def test_a_software_trigger_is_fired_for_each_frame_of_a_part(post: Make) -> Non
     assert len(fired) == len(result.frames) == 3
 
 
+def test_a_burst_that_the_camera_took_in_part_leaves_the_next_parts_frames_alone(post: Make) -> None:
+    own = post(triggered=True, frames_per_part=3)
+    taken = iter([True, False, True, True, True])
+    own.fire = lambda: next(taken)
+    own.intake.trigger(ANN)
+    own.intake.trigger(BOB)
+    for value in (1, 2, 3, 4):
+        own.see(value)
+    first, second = own.wait(2)
+    assert (first.part_id, first.verdict, first.reason) == ("ann", "unknown", "no_frame")
+    assert sorted(frame.frame.number for frame in first.frames) == [0, 0, 1]
+    assert first.detail == "the camera took 1 of 3 triggers"
+    assert (second.part_id, second.verdict) == ("bob", "pass")
+    assert [frame.frame.number for frame in second.frames] == [2, 3, 4]
+
+
+def test_a_camera_that_is_lost_ends_its_parts_and_the_next_frames_are_other_parts(post: Make) -> None:
+    own = post(triggered=True, frame_timeout_ms=300.0)
+    own.intake.trigger(ANN)
+    own.intake.camera_lost()
+    [lost] = own.wait(1)
+    assert (lost.part_id, lost.reason, lost.detail) == ("ann", "no_frame", "the camera was lost before this frame came")
+    own.intake.trigger(BOB)
+    own.see(5)
+    assert [result.part_id for result in own.wait(2)] == ["ann", "bob"]
+    time.sleep(0.4)
+    assert own.replaced == []  # the new one is not at fault
+
+
+def test_triggers_that_come_at_once_keep_their_frames(post: Make) -> None:
+    own = post(triggered=True, queue_frames=100)
+    lock, fired = threading.Lock(), list[str]()
+
+    def fire() -> bool:
+        time.sleep(0.002)  # on its way to the camera
+        with lock:
+            own.see(len(fired))
+            fired.append(threading.current_thread().name)
+        return True
+
+    own.fire = fire
+    senders = [threading.Thread(target=own.intake.trigger, args=(Identity(f"p{n}"),), name=f"p{n}") for n in range(12)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    assert [result.part_id for result in own.wait(12)] == fired
+
+
 # Names.
 
 
@@ -317,6 +367,37 @@ def test_a_part_waits_for_its_name_no_longer_than_its_deadline(post: Make) -> No
     [result] = own.wait(1)
     assert (result.verdict, result.part_id) == ("pass", None)
     assert own.committed_s[0] - came_s < 1.0
+
+
+def test_a_frame_that_comes_after_its_parts_deadline_is_not_taken_for_the_next_parts(post: Make) -> None:
+    own = post(frames_per_part=2, deadline_ms=80.0, frame_timeout_ms=2_000.0)
+    own.see(1)
+    [short] = own.wait(1)
+    assert (short.verdict, [frame.reason for frame in short.frames]) == ("unknown", [None, "no_frame"])
+    for value in (2, 3, 4):  # the late one, then a whole part
+        own.see(value)
+    assert [frame.frame.number for frame in own.wait(2)[1].frames] == [3, 4]
+    assert own.counted["unclaimed"] == 1
+
+
+def test_a_name_that_comes_after_its_parts_deadline_is_not_the_next_parts(post: Make) -> None:
+    own = post(deadline_ms=60.0, part_after_ms=2_000.0)
+    own.see(1)
+    own.wait(1)
+    assert own.intake.identify(ANN)  # of the part that went without it
+    own.see(2)
+    assert own.intake.identify(BOB)
+    assert [result.part_id for result in own.wait(2)] == [None, "bob"]
+
+
+def test_refused_triggers_leave_nothing_behind(post: Make) -> None:
+    own = post(triggered=True)
+    own.fire = lambda: False
+    for _ in range(5):
+        with pytest.raises(TriggerError):
+            own.intake.trigger(ANN)
+    assert not own.station._open
+    assert not own.station._order
 
 
 def test_alarms_come_in_time_and_outlive_one_that_fails() -> None:

@@ -18,6 +18,7 @@ from paho.mqtt.properties import Properties
 from config.schema import MqttConfig
 from connectors.contract import Topics
 from connectors.mqtt import Incoming
+from daemon.intake import STALE_S
 from daemon.mqtt_commands import OVERFLOW, WAITING, MqttCommands
 from daemon.publisher import Publisher, Reply
 from daemon.shots import pixel_hash
@@ -221,3 +222,18 @@ def test_too_many_commands_are_told_busy_and_more_than_that_only_counted(plant: 
     assert [document["ok"] for document in documents] == [True] * WAITING + [False] * OVERFLOW
     assert {document["error"]["code"] for document in documents[WAITING:]} == {"busy"}
     assert plant.counted("shots", "busy") == OVERFLOW + extra
+
+
+def test_a_trigger_does_not_wait_for_a_registration_and_an_old_one_is_not_fired(daemon5: Daemon, engineer: Engineer) -> None:
+    engineer.send("press/command/register", {"station": "press", "next": 1, "timeout_s": 3.0})
+    assert engineer.ask("press/command/trigger", {}).document["command"] == "trigger"  # no frame has come for the other yet
+    told: list[Reply] = []
+    inbox = MqttCommands(Topics("plant"), daemon5.plant.commands, ["press"], told.append)
+    inbox.receive(Incoming("plant/press/command/trigger", b"{}", False, None, None))
+    time.sleep(STALE_S + 0.05)
+    inbox.start()
+    wait_for(lambda: len(told) == 1, "its answer")
+    inbox.stop()
+    error = json.loads(told[0].payload)["error"]
+    assert error["code"] == "busy"
+    assert "Nothing was triggered" in error["message"]

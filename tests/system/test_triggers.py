@@ -69,8 +69,9 @@ def test_each_trigger_over_mqtt_and_http_gets_one_result_with_its_name(tmp_path:
 
 def test_a_part_of_three_frames_is_one_result(tmp_path: Path, lines: list[Line]) -> None:
     line = start(tmp_path, lines, "frames_per_part = 3")
-    for name in ("a", "b"):
+    for number, name in enumerate(("a", "b"), 1):
         trigger(line, part_id=name)
+        wait_for(lambda number=number: len(replies(line)) == number, "the reply")  # type: ignore[misc]
     results = line.wait_results("press", 2)
     assert [result["part_id"] for result in results] == ["a", "b"]
     for result in results:
