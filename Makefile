@@ -29,7 +29,7 @@ test: .venv/installed
 	$(bin)/ruff format --check .
 	$(bin)/mypy
 	$(bin)/lint-imports
-	$(bin)/python -m pytest
+	$(bin)/python -m pytest -n 2 --dist loadfile
 
 docs: .venv/installed
 	$(bin)/python -m connectors.contract docs/mqtt

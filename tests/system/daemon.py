@@ -1,10 +1,13 @@
 """Runs the real daemon, as a user would, for whole-daemon stories."""
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -44,6 +47,11 @@ queue_frames = 100
 """
 
 
+CACHE = Path(tempfile.mkdtemp(prefix="aprilcam-cache-"))
+"""The encoder that the first daemon converted, for the others: converting takes seconds."""
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+
+
 class Daemon:
     """One state folder and configuration; the process may be started and ended again and again."""
 
@@ -78,6 +86,7 @@ shots = "shots"
 
     def start(self, **environment: str) -> None:
         """Start the process; returns at once."""
+        shutil.copytree(CACHE, self.state / "cache", dirs_exist_ok=True)
         command = [sys.executable, "-m", "daemon.cli", "run", "--config", str(self.config)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
@@ -88,7 +97,13 @@ shots = "shots"
         self.process.send_signal(number)
         code = self.process.wait(30)
         self.process = None
+        self.keep_cache()
         return code
+
+    def keep_cache(self) -> None:
+        """For the daemons to come."""
+        for encoder in (self.state / "cache").glob("encoder-*.zip"):
+            shutil.copy(encoder, CACHE)
 
     def get(self, path: str) -> tuple[int, str]:
         """HTTP GET; (0, reason) while nobody answers."""
@@ -153,6 +168,7 @@ class Line:
         if self.daemon.process is not None:
             self.daemon.process.kill()
             self.daemon.process.wait()
+            self.daemon.keep_cache()
         if self.listener is not None:
             self.listener.close()
         self.broker.kill()
