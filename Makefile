@@ -6,6 +6,8 @@ PICTURES ?=
 MINUTES ?= 60
 SEED ?= 1
 bin := .venv/bin
+# Tests that want the machine to themselves: whole daemons, cameras on a wire, processes that are judged by their silence.
+alone := tests/system tests/test_aravis.py tests/test_supervisor.py
 
 .PHONY: run test demo-sheet picture docs bench soak clean
 
@@ -29,7 +31,8 @@ test: .venv/installed
 	$(bin)/ruff format --check .
 	$(bin)/mypy
 	$(bin)/lint-imports
-	$(bin)/python -m pytest -n 2 --dist loadfile
+	$(bin)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(alone))
+	$(bin)/python -m pytest $(alone)
 
 docs: .venv/installed
 	$(bin)/python -m connectors.contract docs/mqtt

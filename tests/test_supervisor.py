@@ -250,17 +250,22 @@ def test_a_camera_that_is_away_hangs_or_dies_takes_no_trigger(
     assert "not triggered: it is not connected" in caplog.text
     one = watch(emulated(draw_pictures(), trigger="software", rate_hz=None))
     one.until(lambda: one.supervisor.status.connected)
-    os.kill(one.pid, signal.SIGSTOP)
+    hung = one.pid
+    os.kill(hung, signal.SIGSTOP)
     begin_s = time.monotonic()
     assert not one.supervisor.trigger(0.5)
     assert 0.4 < time.monotonic() - begin_s < 5
     assert "not triggered: no answer within 0.5 s" in caplog.text
+    # Its frame must not come after all: another process takes over.
+    one.until(lambda: one.supervisor.status.restarts == 1 and one.supervisor.status.connected)
+    assert any("a software trigger got no answer within 0.5 s" in reason for reason in one.reasons)
+    os.kill(one.pid, signal.SIGSTOP)
     killer = threading.Timer(0.3, os.kill, (one.pid, signal.SIGKILL))
     killer.start()
     assert not one.supervisor.trigger(30)
     assert "not triggered: the camera was lost meanwhile" in caplog.text
     killer.join()
-    one.until(lambda: one.supervisor.status.restarts and one.supervisor.status.connected)
+    one.until(lambda: one.supervisor.status.restarts == 2 and one.supervisor.status.connected)
     assert one.supervisor.trigger()
 
 
