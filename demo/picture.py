@@ -42,6 +42,12 @@ def capture(seconds: float) -> str:
     return text
 
 
+def _bar(line: str) -> str | None:
+    """What a progress bar tells of, however wide its column is; None for any other line."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line)
+    return plain.split(" ━")[0].strip() if "━" in plain else None
+
+
 def main() -> None:
     """Run, and draw the last state of the screen without the progress bar's redraws."""
     text = capture(4.0).replace(str(ROOT), "~/aprilcam")
@@ -49,9 +55,8 @@ def main() -> None:
     # A bar is drawn again and again by moving the cursor up; each line's last drawing counts.
     lines: list[str] = []
     for line in final:
-        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line)
-        name = plain.split(" ━")[0] if "━" in plain else None
-        lines = [old for old in lines if name is None or not re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", old).startswith(name)]
+        name = _bar(line)
+        lines = [old for old in lines if name is None or _bar(old) != name]
         lines.append(re.sub(r"\x1b\[[0-9;?]*[A-HJKlh]", "", line))
     console = Console(record=True, width=WIDTH, file=open(os.devnull, "w"), highlight=False)  # noqa: PTH123, SIM115
     console.print(Text("$ make run", "bold"))
