@@ -135,8 +135,7 @@ class Builder:
     def pending(self, recipe: str, *, of_shots: bool = False) -> str | None:
         """The id of the build that waits or runs, None when there is none. of_shots: not one that follows marks alone."""
         with self._wake:
-            running = self._running if self._running is not None and self._running.recipe == recipe else None
-            builds = [build for build in (self._pending.get(recipe), running) if build is not None]
+            builds = [build for build in (self._pending.get(recipe), self._running_of(recipe)) if build is not None]
             return next((build.id for build in builds if not (of_shots and build.marks_only)), None)
 
     def wait(self, build: str, timeout_s: float) -> bool:
@@ -198,10 +197,14 @@ class Builder:
             self._taught.pop(recipe, None)
         return True
 
+    def _running_of(self, recipe: str) -> _Build | None:
+        """Under `_wake`."""
+        return self._running if self._running is not None and self._running.recipe == recipe else None
+
     def _give_up(self, recipe: str, why: str) -> str | None:
         """The id of the build that runs, and ends at its next step."""
         with self._wake:
-            running = self._running if self._running is not None and self._running.recipe == recipe else None
+            running = self._running_of(recipe)
             for build in (self._pending.pop(recipe, None), running):
                 if build is not None:
                     build.given_up = why

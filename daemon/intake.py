@@ -161,8 +161,8 @@ class Intake:
 
     def _end(self, part: Part, reason: Reason, detail: str, *, owed: bool = False) -> None:
         for ticket in self._station.give_up(part, lambda: self._never_came(part), owed=owed):
-            own = reason if ticket.frame.fault is None or reason != "deadline" else "no_frame"
-            self._finisher.unknown(ticket, own, detail)
+            never_came = reason == "deadline" and ticket.frame.fault is not None
+            self._finisher.unknown(ticket, "no_frame" if never_came else reason, detail)
 
     def _never_came(self, part: Part) -> Frame:
         return Frame(

@@ -41,9 +41,8 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
     return min(outcomes, key=rank)
 
 
-def entry_of(outcomes: Sequence[Outcome], identity: Identity | None) -> Entry:
-    """One result for the frames of a part, in the order in which they came: that of the worst, which names them all."""
-    decides = worst(outcomes)
+def entry_of(outcomes: Sequence[Outcome], decides: Outcome, identity: Identity | None) -> Entry:
+    """One result for the frames of a part, in the order in which they came: that of the `worst`, which names them all."""
     alone = decides.result
     identity = identity or Identity()
     frames: tuple[PartFrameOut, ...] = ()

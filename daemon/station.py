@@ -235,7 +235,6 @@ class Station:
 
     def _new_part(self, came_s: float, identity: Identity | None) -> Part:
         part = Part(self.config.frames_per_part, came_s, came_s + self.config.part_after_ms / 1e3, identity)
-        self._shut_full()
         self._order.append(part)
         self._open.append(part)
         return part
@@ -251,6 +250,7 @@ class Station:
     def expect(self, identity: Identity) -> Part:
         """A trigger is about to be fired: the next frames are this part's."""
         with self._lock:
+            self._shut_full()
             return self._new_part(time.monotonic(), identity)
 
     def cancel(self, part: Part) -> bool:
@@ -386,8 +386,8 @@ class Station:
             if part.identity is None and part.names_until_s > now_s:
                 self._nameless.append(part.names_until_s)
             outcomes = [ticket.outcome for ticket in part.tickets if ticket.outcome is not None]
-            ready.append(entry_of(outcomes, part.identity))
             decides = worst(outcomes)
+            ready.append(entry_of(outcomes, decides, part.identity))
             for other in outcomes:
                 if other is not decides:
                     self.release(other.result.result_id)

@@ -26,6 +26,11 @@ def draw_part(seed: int, *, scratched: bool = False) -> NDArray[np.uint8]:
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """As a file's content."""
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
 def write_parts(folder: Path, seeds: range, *, scratched: bool = False, start: int = 0) -> list[Path]:
     """Pictures in name order."""
     folder.mkdir(parents=True, exist_ok=True)

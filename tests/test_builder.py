@@ -26,10 +26,10 @@ from model.calibration import calibrate, mirror
 from model.detector import Detector, Reference
 from model.features import create_extractor
 from tests.broker import wait_for
-from tests.parts import draw_part
+from tests.parts import draw_part, png
 from tests.school import RECIPE, PixelExtractor, School
 from tests.test_inspector import frame
-from tests.test_teacher import disk_that_takes, png, teach
+from tests.test_teacher import disk_that_takes, teach
 from tests.tiny_clip import clip_state, linear_state, tiny_spec
 
 Make = Callable[..., School]

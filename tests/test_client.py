@@ -15,10 +15,9 @@ from config.schema import HttpConfig
 from daemon import cli
 from daemon.client import Client, daemon_runs
 from daemon.shots import pixel_hash
-from tests.parts import draw_part, write_parts
+from tests.parts import draw_part, png, write_parts
 from tests.school import School
 from tests.test_cli import write
-from tests.test_teacher import png
 
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from config.schema import RecipeConfig, Region
 from daemon.marks import Mark
 from daemon.station import Taught
 from tests.archived import a_result
-from tests.parts import draw_part
+from tests.parts import draw_part, png
 from tests.school import RECIPE, School
 
 Make = Callable[..., School]
@@ -31,10 +30,6 @@ def school(tmp_path: Path) -> Iterator[Make]:
     for one in schools:
         if one.ledger._thread.is_alive():
             one.close()
-
-
-def png(pixels: Pixels) -> bytes:
-    return cv2.imencode(".png", pixels)[1].tobytes()
 
 
 def teach(school: School, pictures: list[Pixels]) -> Taught:

@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from config.errors import PictureError, StoreError
 from config.schema import RecipeConfig, Region
@@ -23,7 +22,7 @@ from daemon.station import Taught, Untaught
 from daemon.teacher import FAR, Teacher
 from model.detector import Detector
 from model.features import create_extractor
-from tests.parts import draw_part, write_parts
+from tests.parts import draw_part, png, write_parts
 from tests.school import RECIPE, School
 
 Make = Callable[..., School]
@@ -46,10 +45,6 @@ def school(tmp_path: Path) -> Iterator[Make]:
     for one in schools:
         if one.inspector._ended is None and one.ledger._thread.is_alive():
             one.close()
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    return cv2.imencode(".png", pixels)[1].tobytes()
 
 
 def teach(school: School, seeds: range) -> Taught:
