@@ -66,13 +66,21 @@ class RegionOut(Payload):
     polygon: tuple[tuple[int, int], ...]
 
 
-class MaskOut(Payload):
-    """Where the mask of a result is: a 1 bit PNG on `topic`, sent before the result."""
+MaskForm = Literal["topic", "polygon"]
+"""How the mask of a result is told. topic: a 1 bit PNG on its own topic. polygon: by the `polygon` of each region."""
 
-    topic: str
-    sha256: str
+
+class MaskOut(Payload):
+    """The mask of a result, `width` x `height` pixels: those of the region of interest.
+
+    `topic`, `sha256` (hex, of the PNG): with form `topic`; that message comes before the result.
+    """
+
+    form: MaskForm
     width: int
     height: int
+    topic: str | None = None
+    sha256: str | None = None
 
 
 class FrameOut(Payload):

@@ -134,7 +134,7 @@ class Finisher:
             png, width, height = mask
             topic = self._topics.mask(station.name, result_id)
             messages = (Message(topic, png),)
-            mask_out = MaskOut(topic=topic, sha256=hashlib.sha256(png).hexdigest(), width=width, height=height)
+            mask_out = MaskOut(form="topic", topic=topic, sha256=hashlib.sha256(png).hexdigest(), width=width, height=height)
         queue_s = max(0.0, taken_s - frame.arrived_s - frame.acquire_s)
         finish_s = max(0.0, time.monotonic() - taken_s - inference_s)
         result = ResultOut(

@@ -20,7 +20,7 @@ def entry(station: str, number: int, *, mask: bytes | None = None) -> Entry:
         if mask is not None:
             topic = TOPICS.mask(station, result_id)
             messages.append(Message(topic, mask))
-            mask_out = MaskOut(topic=topic, sha256=hashlib.sha256(mask).hexdigest(), width=8, height=8)
+            mask_out = MaskOut(form="topic", topic=topic, sha256=hashlib.sha256(mask).hexdigest(), width=8, height=8)
         result = ResultOut(
             result_id=result_id,
             sequence=sequence,
