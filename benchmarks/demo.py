@@ -49,9 +49,8 @@ class Daemon:
 
     def memory_mib(self) -> dict[str, float]:
         """Resident memory of the daemon and of its camera process."""
-        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        cameras = [int(pid) for file in children for pid in file.read_text().split()]
-        return {"daemon": _resident_mib(self.process.pid), "camera process": sum(map(_resident_mib, cameras))}
+        cameras = children_of(self.process.pid)
+        return {"daemon": resident_mib(self.process.pid), "camera process": sum(map(resident_mib, cameras))}
 
     def stop(self) -> None:
         """End it as Ctrl-C does."""
@@ -66,7 +65,13 @@ class Daemon:
         return [json.loads(document) for (document,) in rows]
 
 
-def _resident_mib(pid: int) -> float:
+def children_of(pid: int) -> list[int]:
+    """The processes that it started."""
+    return [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory of a process, shared pages included."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 

@@ -48,7 +48,7 @@ from model.detector import Reference
 from model.features import PatchFeatures
 
 TARGET_RESULTS = 1_000.0
-OFFERED_HZ = {"default": 150.0, "free": 2_500.0}
+OFFERED_HZ = {"default": 80.0, "free": 2_500.0}
 """All cameras together: more than can be judged."""
 EASY = 0.6
 SMALL = 64
@@ -71,19 +71,34 @@ class Measured:
         return " / ".join(f"{ms:.1f}" for ms in found)
 
 
-class WholeDaemon:
-    """`aprilcam run` with so many emulated stations on one recipe."""
+@dataclass(frozen=True)
+class Line:
+    """Emulated stations on one recipe. `rate_hz`: of all cameras together. `every`: so many of them answer every frame, the
+    others take the newest. `once`: the pictures are shown once."""
 
-    def __init__(self, folder: Path, broker_port: int, stations: int, rate_hz: float, threads: int | None) -> None:
-        self._state = folder / "state"
+    stations: int
+    rate_hz: float
+    threads: int | None = None
+    shots: Path = BUILD / "shots"
+    pictures: Path = BUILD / "line"
+    every: int = 0
+    once: bool = False
+    archive: bool = False
+
+
+class WholeDaemon:
+    """`aprilcam run` on a line, its state in `folder`."""
+
+    def __init__(self, folder: Path, broker_port: int, line: Line) -> None:
+        self.state = folder / "state"
         self._port = free_port()
         config = folder / "aprilcam.toml"
-        config.write_text(_config(folder, self._port, broker_port, stations, rate_hz, threads))
-        self._process = subprocess.Popen(
+        config.write_text(_config(folder, self._port, broker_port, line))
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "daemon.cli", "run", "--config", str(config)], stdout=subprocess.DEVNULL
         )
         while not self._ready():
-            if self._process.poll() is not None:
+            if self.process.poll() is not None:
                 raise SystemExit("the daemon ended by itself")
             time.sleep(0.1)
 
@@ -98,23 +113,36 @@ class WholeDaemon:
         start, began_s = self._newest(), time.monotonic()
         time.sleep(seconds)
         end, took_s = self._newest(), time.monotonic() - began_s
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait(60)
+        self.stop()
         return Measured((end - start) / took_s, self._totals(start, end))
+
+    def judge(self, count: int) -> list[dict[str, Any]]:
+        """The first `count` results, in the order of the pictures; ends the daemon."""
+        while self._newest() < count:
+            time.sleep(0.2)
+        self.stop()
+        with closing(sqlite3.connect(self.state / "ledger.sqlite3")) as connection:
+            rows = connection.execute("SELECT document FROM results ORDER BY sequence LIMIT ?", (count,))
+            return [json.loads(document) for (document,) in rows]
+
+    def stop(self) -> None:
+        """End it cleanly."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(60)
 
     def _newest(self) -> int:
         each = "SELECT max(sequence) AS newest FROM results GROUP BY station"
-        with closing(sqlite3.connect(f"file:{self._state / 'ledger.sqlite3'}?mode=ro", uri=True)) as connection:
+        with closing(sqlite3.connect(f"file:{self.state / 'ledger.sqlite3'}?mode=ro", uri=True)) as connection:
             total = connection.execute(f"SELECT coalesce(sum(newest), 0) FROM ({each})")  # noqa: S608 - all of it is ours
             return int(total.fetchone()[0])
 
     def _totals(self, start: int, end: int) -> list[float]:
-        with closing(sqlite3.connect(self._state / "ledger.sqlite3")) as connection:
+        with closing(sqlite3.connect(self.state / "ledger.sqlite3")) as connection:
             rows = connection.execute("SELECT document FROM results ORDER BY created_ns LIMIT ? OFFSET ?", (end - start, start))
             return [sum(json.loads(document)["processing_times"].values()) for (document,) in rows]
 
 
-def _config(folder: Path, http: int, broker: int, stations: int, rate_hz: float, threads: int | None) -> str:
+def _config(folder: Path, http: int, broker: int, line: Line) -> str:
     text = f"""
 [store]
 path = "{folder / "state"}"
@@ -123,27 +151,28 @@ port = {broker}
 [http]
 port = {http}
 [archive]
-enabled = false
+enabled = {str(line.archive).lower()}
 [inference]
-{f"threads = {threads}" if threads else ""}
+{f"threads = {line.threads}" if line.threads else ""}
 [[recipes]]
 name = "cell"
 object = "solar cell"
-shots = "{BUILD / "shots"}"
+shots = "{line.shots}"
 """
-    for number in range(stations):
+    for number in range(line.stations):
         text += f"""
 [[cameras]]
 name = "cam{number}"
 driver = "folder"
-path = "{BUILD / "line"}"
-rate_hz = {rate_hz / stations}
+path = "{line.pictures}"
+loop = {str(not line.once).lower()}
+rate_hz = {line.rate_hz / line.stations}
 [[stations]]
 name = "station{number}"
 camera = "cam{number}"
 recipe = "cell"
-frames = "newest"
-queue_frames = 2
+frames = "{"every" if number < line.every else "newest"}"
+queue_frames = {8 if number < line.every else 2}
 """
     return text
 
@@ -151,8 +180,8 @@ queue_frames = 2
 def measure_default(folder: Path, stations: int, seconds: float, threads: int | None) -> tuple[Measured, Measured]:
     """Flooded, and at EASY of what it could do then."""
     with private_broker(folder / "broker") as port:
-        flooded = WholeDaemon(folder, port, stations, OFFERED_HZ["default"], threads).measure(seconds)
-        easy = WholeDaemon(folder, port, stations, EASY * flooded.per_s, threads).measure(seconds)
+        flooded = WholeDaemon(folder, port, Line(stations, OFFERED_HZ["default"], threads)).measure(seconds)
+        easy = WholeDaemon(folder, port, Line(stations, EASY * flooded.per_s, threads)).measure(seconds)
     return flooded, easy
 
 

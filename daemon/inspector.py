@@ -1,11 +1,13 @@
-"""The inspector: one thread that owns the device, gathers frames of all stations into batches, and runs the model."""
+"""The inspector: it owns the device, gathers frames of all stations into batches, and runs the model."""
 
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
@@ -30,6 +32,8 @@ FAIR_S = 1.0
 """And one slice this often, however long the last one took."""
 ROOM = 1.5
 """A slice is begun when so many times the longest of the last ones fits before the next frame."""
+LONGEST_REST_S = 1.0
+"""A lane looks around at least so often."""
 FORGET = 0.9
 """How fast the longest slice is forgotten, per slice."""
 
@@ -39,6 +43,11 @@ class Judge(Protocol):
 
     def judge(self, pictures: Sequence[Pixels], references: Sequence[Bank | Reference]) -> Judgement:
         """Maps and scores of pictures H x W (x 3), each by its own reference."""
+
+
+def _be_nice(nice: int) -> None:
+    # Linux gives each thread a niceness of its own.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 class DeviceBrokenError(RuntimeError):
@@ -58,13 +67,14 @@ def region_of(ticket: Ticket) -> Pixels | None:
 class Inspector:
     """Owner of the device. Stations are asked in turn, so that a flooding camera cannot starve another.
 
-    Everything that computes with torch runs on the inspector's thread (`on_device` before `start`): each thread that does
-    gets an OpenMP team of its own, and once the teams outnumber the cores their threads sleep instead of spinning, which
-    made a lone frame take 65 ms instead of 37 on two cores.
+    Everything that computes with torch runs on its threads, the lanes (`on_device` before `start`: on the first): each thread
+    that does gets an OpenMP team of its own, and once the teams outnumber the cores their threads sleep instead of spinning,
+    which made a lone frame take 65 ms instead of 37 on two cores. So there are as many lanes as the model takes callers, one
+    on a GPU. Each takes the next batch when it is done with its own; the stations' tickets keep the order.
 
     Work in the background (building banks) comes as generators, of which one slice, up to the next `yield`, is run when no
     frame waits and none is expected before its end, going by each station's own rhythm (`Station.rest_s`), or when it has had
-    less than its SHARE of the time.
+    less than its SHARE of the time. The first lane does it.
     """
 
     def __init__(
@@ -75,7 +85,9 @@ class Inspector:
         max_wait_s: float = 0.0,
         on_batch: Callable[[int], None] = lambda _: None,
         on_broken: Callable[[str], None] = lambda _: None,
+        nice: int = 0,
     ) -> None:
+        """nice: of its threads, and of those that they make."""
         self._stations: tuple[Station, ...] = ()
         self._finisher = finisher
         self._max_batch = max_batch
@@ -84,10 +96,13 @@ class Inspector:
         self._on_broken = on_broken
         self._wake = threading.Condition()
         self._turn = 0
+        self._taking = threading.Lock()
         self._stopping = False
-        self._progress_s = time.monotonic()
-        self._device = ThreadPoolExecutor(1, thread_name_prefix="inspector")
-        self._ended: Future[None] | None = None
+        self._progress_s = [time.monotonic()]
+        self._lower = partial(_be_nice, nice)
+        self._device = ThreadPoolExecutor(1, thread_name_prefix="inspector", initializer=self._lower)
+        self._others: ThreadPoolExecutor | None = None
+        self._ended: list[Future[None]] = []
         self._background: deque[tuple[Generator[object, None, Any], Future[Any]]] = deque()
         self._slice_s = self._last_slice_s = 0.0
         """The longest lately, and the last."""
@@ -108,23 +123,26 @@ class Inspector:
                 future.cancel()
                 return future
             self._background.append((work, future))
-            self._wake.notify()
-            if self._ended is None:
+            self._wake.notify_all()  # whoever wakes first need not be the first lane
+            if not self._ended:
                 self._device.submit(self._finish_background)
         return future
 
-    def start(self, judge: Judge, stations: Sequence[Station], batching: Batching | None = None) -> None:
-        """Begin to inspect. batching: None: as it was made for."""
+    def start(self, judge: Judge, stations: Sequence[Station], batching: Batching | None = None, lanes: int = 1) -> None:
+        """Begin to inspect. batching: None: as it was made for. lanes: batches that are judged at the same time."""
         if batching is not None:
             self._max_batch, self._max_wait_s = batching.max_batch, batching.max_wait_s
         self._stations = tuple(stations)
         self._slice_s = self._last_slice_s = 0.0  # those before warmed the device up
-        self._progress_s = time.monotonic()
-        self._ended = self._device.submit(self._run, judge)
+        self._progress_s = [time.monotonic()] * lanes
+        if lanes > 1:
+            self._others = ThreadPoolExecutor(lanes - 1, thread_name_prefix="inspector-lane", initializer=self._lower)
+            self._ended = [self._others.submit(self._run, judge, lane) for lane in range(1, lanes)]
+        self._ended.append(self._device.submit(self._run, judge, 0))
 
     def idle_s(self) -> float:
-        """Seconds since its loop last turned; 0 before `start`, when the time belongs to loading and teaching."""
-        return time.monotonic() - self._progress_s if self._ended is not None else 0.0
+        """Seconds since a lane's loop last turned, the slowest one's; 0 before `start`: that time is for loading and teaching."""
+        return time.monotonic() - min(self._progress_s) if self._ended else 0.0
 
     def notify(self) -> None:
         """A station has a frame."""
@@ -132,35 +150,39 @@ class Inspector:
             self._wake.notify()
 
     def stop(self) -> None:
-        """Judge the batch at hand, then answer what still waits with `unknown: stopped`."""
+        """Judge the batches at hand, then answer what still waits with `unknown: stopped`."""
         with self._wake:
             self._stopping = True
-            self._wake.notify()
-        if self._ended is not None:
-            self._ended.result()
+            self._wake.notify_all()
+        for ended in self._ended:
+            ended.result()
         self._device.shutdown()
+        if self._others is not None:
+            self._others.shutdown()
         self._cancel_background()
         for ticket in self._take(1_000_000):
             ticket.taken_s = time.monotonic()
             self._finisher.unknown(ticket, "stopped", "the daemon was stopped before this frame's turn")
 
-    def _run(self, judge: Judge) -> None:
+    def _run(self, judge: Judge, lane: int) -> None:
         try:
-            while self._turn_round(judge):
-                self._progress_s = time.monotonic()
+            while self._turn_round(judge, lane):
+                self._progress_s[lane] = time.monotonic()
         except DeviceBrokenError as error:
             log.critical("device cannot be used any more: %s", error)
             self._on_broken(str(error))
         finally:
             with self._wake:
                 self._stopping = True
-            self._cancel_background()
+                self._wake.notify_all()
+            if lane == 0:
+                self._cancel_background()
 
-    def _turn_round(self, judge: Judge) -> bool:
-        """One batch, and one slice of background work where there is room for it. False to end."""
+    def _turn_round(self, judge: Judge, lane: int) -> bool:
+        """One batch, and on the first lane one slice of background work where there is room for it. False to end."""
         with self._wake:
             if not self._stopping and not self._frames_wait():
-                wait_s = self._rest_s()
+                wait_s = self._rest_s() if lane == 0 else LONGEST_REST_S
                 if wait_s > 0:
                     self._wake.wait(wait_s)
             if self._stopping:
@@ -174,7 +196,7 @@ class Inspector:
                     if not ticket.ended:
                         self._finisher.unknown(ticket, "model_failed", str(error))
                 raise
-        if self._background and (self._overdue_s() <= 0 or (not self._frames_wait() and self._rest_s() == 0)):
+        if lane == 0 and self._background and (self._overdue_s() <= 0 or (not self._frames_wait() and self._rest_s() == 0)):
             self._slice()
         return True
 
@@ -184,7 +206,7 @@ class Inspector:
     def _rest_s(self) -> float:
         """Seconds to do nothing, unless a frame comes: 0 when a slice of background work has room."""
         if not self._background:
-            return 1.0
+            return LONGEST_REST_S
         now_s = time.monotonic()
         room_s = max((station.rest_s(now_s, ROOM * self._slice_s) for station in self._stations), default=0.0)
         return max(0.0, min(self._overdue_s(), room_s))
@@ -237,15 +259,16 @@ class Inspector:
         """Up to `most` frames, one from each station in turn, starting after the station that was served last."""
         batch: list[Ticket] = []
         idle = 0
-        while len(batch) < most and idle < len(self._stations):
-            station = self._stations[self._turn % len(self._stations)]
-            self._turn += 1
-            ticket = station.take()
-            if ticket is None:
-                idle += 1
-            else:
-                idle = 0
-                batch.append(ticket)
+        with self._taking:
+            while len(batch) < most and idle < len(self._stations):
+                station = self._stations[self._turn % len(self._stations)]
+                self._turn += 1
+                ticket = station.take()
+                if ticket is None:
+                    idle += 1
+                else:
+                    idle = 0
+                    batch.append(ticket)
         return batch
 
     def _inspect(self, judge: Judge, batch: list[Ticket]) -> None:

@@ -67,6 +67,10 @@ STOPPED = "the daemon was stopped"
 STOP_LIMIT_S = 25.0
 FORGET_EVERY_S = 60.0
 IMPATIENT_S = 1.0
+MOST_LANES = 4
+"""Pictures that are judged at the same time on a CPU; with more cores than that, several work on each."""
+NICE = 5
+"""Of the threads that judge on a CPU: less of a busy core than a camera's process gets."""
 DRAIN_S = 5.0
 """How long a stop waits for the broker to take what is committed; the rest waits in the outbox for the next start."""
 
@@ -169,12 +173,15 @@ class Service:
             self._finisher,
             on_batch=self.metrics.batch.observe,
             on_broken=self._break,
+            # Whoever takes frames off a camera goes first.
+            nice=NICE if config.inference.device == "cpu" else 0,
         )
         # Stopped in the opposite order: cameras, then the inspector with what waits, then the ledger, then the broker.
         stack.callback(self._settle)
         stack.callback(inspector.stop)
         detector = inspector.on_device(self._load, spec)
         self._batching = inspector.on_device(self._choose_batching, detector)
+        self._lanes = detector.extractor.callers
         self._make_teacher(detector, inspector)
         stack.callback(self._builder.stop)
         self._make_stations()
@@ -182,7 +189,7 @@ class Service:
             self._start_recipe(self._store.get(recipe), detector)
         self._make_lines(inspector)
         self.metrics.scrape_with(self._gauges)
-        inspector.start(detector, [line.station for line in self._lines.values()], self._batching)
+        inspector.start(detector, [line.station for line in self._lines.values()], self._batching, self._lanes)
         for line in self._lines.values():
             line.supervisor.start()
         self._builder.start()
@@ -200,17 +207,19 @@ class Service:
     def _load(self, spec: ModelSpec) -> Detector:
         self._progress(f"loading model {spec.name}", 0, 1)
         inference, cache = self.config.inference, self.config.store.path / "cache"
-        threads = inference.threads
-        if threads is None and len(self.config.stations) > 1:
-            # A core for the camera processes. Two cores, four cameras: p50 / p99 of 28 / 61 ms with one thread, 40 / 75 with two.
-            threads = max(1, (os.cpu_count() or 1) - 1)
-        detector = Detector(create_extractor(spec, inference.device, threads, cache, inference.runtime), cache)
+        threads = inference.threads or os.cpu_count() or 1
+        # A picture on two cores takes nearly as long as on one, so small machines judge as many as they have cores.
+        callers = threads // max(1, threads // MOST_LANES)
+        extractor = create_extractor(spec, inference.device, threads, cache, inference.runtime, callers)
+        detector = Detector(extractor, cache)
         self._progress(f"loading model {spec.name}", 1, 1)
         return detector
 
     def _choose_batching(self, detector: Detector) -> Batching:
         """As configured, else by measuring the encoder; what is chosen is no larger than the frames that may wait."""
         most, wait_ms = self.config.inference.max_batch, self.config.inference.max_wait_ms
+        if detector.extractor.callers > 1:
+            most, wait_ms = most or 1, wait_ms or 0.0  # each lane judges one after the other, a batch saves nothing
         if most is None or wait_ms is None:
             self._progress("measuring batches", 0, 1)
             blank = np.zeros((256, 256), np.uint8)
@@ -271,7 +280,7 @@ class Service:
         for name, station in self._stations.items():
             camera = self.config.camera(station.config.camera)
             # One for the frame that commands may ask for, beside those that are on their way.
-            slots = station.config.queue_frames + 2 * self._batching.max_batch + 3
+            slots = station.config.queue_frames + (1 + self._lanes) * self._batching.max_batch + 3
             supervisor = CameraSupervisor(
                 camera,
                 on_frame=partial(self._arrived, name, slots),

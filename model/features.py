@@ -133,6 +133,11 @@ class FeatureExtractor(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    @property
+    def callers(self) -> int:
+        """How many threads may call at once without waiting for one another."""
+        ...
+
     def extract(self, pictures: Sequence[NDArray[np.uint8]]) -> PatchFeatures:
         """Features of one or more pictures, H x W or H x W x 3 (RGB), uint8, each of any size.
 
@@ -197,8 +202,9 @@ def to_square(pictures: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
 class LocalExtractor:
     """What the extractors of this machine share: their description, and how squares of bytes become a network's input."""
 
-    def __init__(self, spec: ModelSpec, device: str | torch.device, weights_sha256: str) -> None:
+    def __init__(self, spec: ModelSpec, device: str | torch.device, weights_sha256: str, callers: int = 1) -> None:
         self._spec = spec
+        self._callers = callers
         self._device = torch.device(device)
         self._weights_sha256 = weights_sha256
         self._scale, self._shift = (part.to(self._device) for part in _normalisation(spec))
@@ -214,6 +220,10 @@ class LocalExtractor:
     @property
     def device(self) -> torch.device:
         return self._device
+
+    @property
+    def callers(self) -> int:
+        return self._callers
 
     def _chunks(self, squares: Tensor) -> Sequence[Tensor]:
         """B x 3 x S x S in parts for one pass each."""
@@ -306,12 +316,15 @@ def create_extractor(
     threads: int | None = None,
     cache: Path | None = None,
     runtime: Runtime = "auto",
+    callers: int = 1,
 ) -> FeatureExtractor:
     """The extractor for a spec's family and device.
 
     threads: CPU threads, torch's for the whole process; None: as is. cache: folder that keeps converted encoders from one
     start to the next; None: convert each time. runtime: `auto` is OpenVINO for timm on a CPU, with a warning in the log
-    where it cannot run the backbone, and torch for all else.
+    where it cannot run the backbone, and torch for all else. callers: threads that are to call at once, each with its share
+    of `threads`: on a CPU two pictures, a core each, are quicker than one after the other on both. OpenVINO's alone can; the
+    extractor's `callers` says what it became.
     Raises ModelError (ConversionError among them) where the runtime asked for cannot run this model on this device.
     """
     kind = torch.device(device)
@@ -335,11 +348,15 @@ def create_extractor(
         from model.openvino import OpenVinoExtractor
 
         try:
-            return OpenVinoExtractor(spec, threads, cache)
+            extractor = OpenVinoExtractor(spec, threads, cache, callers=callers)
         except ConversionError as error:
             if runtime == "openvino":
                 raise
             log.warning("model %s: runs in torch, slower than OpenVINO would: %s", spec.name, error)
+        else:
+            if callers > 1:
+                torch.set_num_threads(max(1, torch.get_num_threads() // callers))
+            return extractor
     return TimmExtractor(spec, device)
 
 

@@ -4,9 +4,9 @@ import hashlib
 import io
 import json
 import logging
+import queue
 import sys
 import tempfile
-import threading
 import time
 import zipfile
 from collections.abc import Sequence
@@ -74,21 +74,21 @@ class _Converted:
 
 
 class OpenVinoExtractor(LocalExtractor):
-    """A timm backbone with local weights, on the CPU, in float32. Safe to use from several threads, one at a time.
+    """A timm backbone with local weights, on the CPU, in float32. Safe to use from several threads, `callers` at a time.
 
     Features agree with `TimmExtractor` within TOLERANCE, checked with a probe picture whenever an encoder is loaded. So both
     have the same fingerprint: a bank made by one serves the other, and a score moves by less than a threshold has digits.
 
-    threads: CPU threads; None: all cores. cache: folder for the converted encoder, made where it is not there; None: none.
+    threads: CPU threads; None: all cores. callers: how many threads may call at once, each with its share of those.
+    cache: folder for the converted encoder, made where it is not there; None: none.
     Its files are named by a hash of everything that shapes them; a damaged one is converted again; all may be deleted.
     Raises ConversionError for a backbone that OpenVINO cannot run or runs otherwise, and what `TimmExtractor` raises.
     """
 
-    def __init__(self, spec: ModelSpec, threads: int | None = None, cache: Path | None = None) -> None:
+    def __init__(self, spec: ModelSpec, threads: int | None = None, cache: Path | None = None, *, callers: int = 1) -> None:
         started_s = time.monotonic()
         _, weights_sha256 = load_weights(spec)
-        super().__init__(spec, "cpu", weights_sha256)
-        self._lock = threading.Lock()
+        super().__init__(spec, "cpu", weights_sha256, callers)
         self._threads = threads or torch.get_num_threads()
         path = cache / f"encoder-{_key(spec, weights_sha256)}.zip" if cache is not None else None
         cached = path is not None and self._load_cached(path)
@@ -118,7 +118,8 @@ class OpenVinoExtractor(LocalExtractor):
         rest = len(squares) % len(side) if side else len(squares)
         if 2 * rest > len(side) > 0:
             rest = 0
-        with self._lock:
+        alone = self._alone.get()
+        try:
             together = len(squares) - rest
             for first in range(0, together, max(len(side), 1)):
                 numbers = range(first, min(first + len(side), together))
@@ -128,8 +129,10 @@ class OpenVinoExtractor(LocalExtractor):
                     request.wait()
                     _copy(request, layers, number)
             for number in range(together, len(squares)):
-                self._alone.infer([squares[number, None]], share_inputs=True, share_outputs=True)
-                _copy(self._alone, layers, number)
+                alone.infer([squares[number, None]], share_inputs=True, share_outputs=True)
+                _copy(alone, layers, number)
+        finally:
+            self._alone.put(alone)
         return layers
 
     def _load_cached(self, path: Path) -> bool:
@@ -149,20 +152,25 @@ class OpenVinoExtractor(LocalExtractor):
         model = core.read_model(converted.graph, converted.weights)
         self._shapes = tuple(tuple(output.shape)[1:] for output in model.outputs)
         self._grids = tuple((int(shape[0]), int(shape[1])) for shape in self._shapes)
-        self._alone = _compile(core, model, 1, self._threads).create_infer_request()
+        alone = _compile(core, model, self._callers, self._threads)
+        self._alone: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+        for _ in range(self._callers):
+            self._alone.put(alone.create_infer_request())
         self._side: tuple[ov.InferRequest, ...] = ()
-        if self._threads > 1:
+        # Only the one caller may take all cores for a batch, and who holds the one request uses these alone.
+        if self._callers == 1 and self._threads > 1:
             side = _compile(core, model, self._threads, self._threads)
             self._side = tuple(side.create_infer_request() for _ in range(self._threads))
-        # All requests, which warms each of them up as well.
+        # All requests, which warms each of them up as well: every call gets the next one.
         probes = np.repeat(converted.probe.numpy(), len(self._side) + 1, axis=0)
-        for got, want in zip(self._encode(probes), converted.expected, strict=True):
-            difference = float((got - want).abs().max())
-            if not difference <= TOLERANCE:
-                raise ConversionError(
-                    f"model {self._spec.name}: OpenVINO {ov.__version__}: expected torch's features within {TOLERANCE}, got a "
-                    f"difference of {difference:.1e}. Use runtime torch"
-                )
+        for _ in range(self._callers):
+            for got, want in zip(self._encode(probes), converted.expected, strict=True):
+                difference = float((got - want).abs().max())
+                if not difference <= TOLERANCE:
+                    raise ConversionError(
+                        f"model {self._spec.name}: OpenVINO {ov.__version__}: expected torch's features within {TOLERANCE}, got "
+                        f"a difference of {difference:.1e}. Use runtime torch"
+                    )
 
 
 def _key(spec: ModelSpec, weights_sha256: str) -> str:

@@ -37,6 +37,7 @@ class PixelExtractor:
         self.spec = replace(preset, name="pixels", image_size=128, joined=None, layers=(1,), bank_rows=bank_rows)
         self.weights_sha256 = "0" * 64
         self.device = torch.device("cpu")
+        self.callers = 1
         self.encoded = 0
         """Pictures so far."""
 

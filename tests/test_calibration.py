@@ -42,6 +42,7 @@ class CornerExtractor:
         self.spec = replace(plain, joined=None, score_share=0.0, background=None)
         self.weights_sha256 = "00"
         self.device = torch.device("cpu")
+        self.callers = 1
         self.calls = 0
 
     def extract(self, pictures: Sequence[NDArray[np.uint8]]) -> PatchFeatures:

@@ -68,8 +68,8 @@ class Floor:
         self.judge = judge
         self.inspector = Inspector(self.finisher, max_batch=max_batch, max_wait_s=0.0, on_broken=self.broken.append)
 
-    def start(self) -> None:
-        self.inspector.start(self.judge, self.stations)
+    def start(self, lanes: int = 1) -> None:
+        self.inspector.start(self.judge, self.stations, lanes=lanes)
 
     def offer(self, station: int, value: int) -> None:
         """A frame whose pixels and number are `value`."""
@@ -243,6 +243,68 @@ def test_a_flooding_station_does_not_starve_another(floor: Callable[..., Floor])
     line.start()
     wait_for(lambda: len(line.results) == 102, "all")
     assert [sorted(batch) for batch in judge.batches[:3]] == [[0, 201], [1, 202], [2, 3]]
+
+
+def test_two_lanes_judge_at_the_same_time_and_each_stations_results_keep_their_order(floor: Callable[..., Floor]) -> None:
+    together = threading.Barrier(2)
+
+    def meet(pictures: Sequence[NDArray[np.uint8]]) -> None:
+        together.wait(10)  # one lane alone would wait here in vain
+        time.sleep(0.01 * (int(pictures[0][0, 0]) % 3))  # and they overtake each other
+
+    line = floor(PixelJudge(meet), {"name": "a", "queue_frames": 20}, {"name": "b", "queue_frames": 20}, max_batch=1)
+    for value in range(20):
+        line.offer(0, value)
+        line.offer(1, 100 + value)
+    line.start(lanes=2)
+    wait_for(lambda: len(line.results) == 40, "every result")
+    assert {result.reason for result in line.results} == {None}
+    assert [result.frame.number for result in line.of(0)] == list(range(20))
+    assert [result.frame.number for result in line.of(1)] == list(range(100, 120))
+
+
+def test_a_lane_that_hangs_is_seen_while_the_other_goes_on(floor: Callable[..., Floor]) -> None:
+    release = threading.Event()
+
+    def hang(pictures: Sequence[NDArray[np.uint8]]) -> None:
+        if pictures[0][0, 0] == 13:
+            release.wait(20)
+
+    line = floor(PixelJudge(hang), {"name": "a", "queue_frames": 20}, max_batch=1)
+    line.start(lanes=2)
+    line.offer(0, 13)
+    wait_for(lambda: [13] in line.judge.batches, "the lane to hang")
+    for value in range(5):
+        line.offer(0, value)
+    wait_for(lambda: len(line.judge.batches) == 6, "the other lane to judge on")
+    wait_for(lambda: line.inspector.idle_s() > 1.5, "the hanging lane to be seen")
+    release.set()
+    wait_for(lambda: len(line.results) == 6, "every result")
+    wait_for(lambda: line.inspector.idle_s() < 1.5, "both lanes to turn")
+
+
+def test_background_work_goes_on_beside_a_lane_that_judges(floor: Callable[..., Floor]) -> None:
+    release = threading.Event()
+    line = floor(PixelJudge(lambda _: assert_released(release)), {"name": "a"}, max_batch=1)
+    threads: set[str] = set()
+
+    def work() -> Generator[object, None, int]:
+        for _ in range(3):
+            threads.add(threading.current_thread().name)
+            yield None
+        return 7
+
+    line.start(lanes=2)
+    line.offer(0, 1)
+    wait_for(lambda: bool(line.judge.batches), "a lane to judge")
+    future = line.inspector.submit_background(work())
+    release.set()
+    assert future.result(10) == 7
+    assert threads == {"inspector_0"}
+
+
+def assert_released(release: threading.Event) -> None:
+    assert release.wait(10)
 
 
 def test_out_of_memory_halves_the_batch_and_is_remembered(floor: Callable[..., Floor]) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +176,21 @@ def _with_expected_of(network: Path, expected: Path) -> bytes:
         for name in one.namelist():
             archive.writestr(name, (two if name.startswith("expected") else one).read(name))
     return packed.getvalue()
+
+
+def test_callers_at_the_same_time_get_the_features_of_their_own_pictures(kept: tuple[ModelSpec, ModelSpec, Path]) -> None:
+    spec, _, cache = kept
+    extractor = create_extractor(spec, "cpu", 2, cache, callers=2)
+    assert extractor.callers == 2
+    want = [TimmExtractor(spec).extract([picture]).layers[0] for picture in PICTURES]
+    with ThreadPoolExecutor(2) as pool:
+        numbers = [number % len(PICTURES) for number in range(40)]
+        for number, got in zip(numbers, pool.map(lambda n: extractor.extract([PICTURES[n]]), numbers), strict=True):
+            torch.testing.assert_close(got.layers[0], want[number], atol=TOLERANCE, rtol=0)
+
+
+def test_torch_takes_one_caller(kept: tuple[ModelSpec, ModelSpec, Path]) -> None:
+    assert create_extractor(kept[0], runtime="torch", callers=2).callers == 1
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
