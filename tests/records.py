@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 from connectors.contract import FrameOut, MaskOut, ProcessingTimes, ResultOut, Topics
 from daemon.finisher import uuid7
-from daemon.ledger import Entry, Message, Record
+from daemon.ledger import Entry, Record
+from daemon.outbox import Message
 
 TOPICS = Topics("test")
 
