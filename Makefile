@@ -45,6 +45,7 @@ bench: .venv/installed
 	OMP_NUM_THREADS=1 $(bin)/python -m benchmarks.bank
 	$(bin)/python -m benchmarks.throughput
 	$(bin)/python -m benchmarks.streaming
+	$(bin)/python -m benchmarks.delivery
 	$(bin)/python -m benchmarks.rebuild
 	$(bin)/python -m benchmarks.reference --models tiny ViT-B-16
 

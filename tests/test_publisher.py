@@ -9,45 +9,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from config.errors import MqttError
 from config.schema import MqttConfig
-from connectors.metrics import Metrics
 from connectors.mqtt import MqttConnection
-from daemon.ledger import Ledger
-from daemon.outbox import outbox_totals
-from daemon.publisher import Publisher
 from tests.broker import Broker, Listener, wait_for
 from tests.records import entry
-
-
-class Daemon:
-    """Ledger and publisher, joined as the service joins them."""
-
-    def __init__(self, folder: Path, port: int, **config: object) -> None:
-        settings = MqttConfig.model_validate({"port": port, "client_id": "daemon", "prefix": "test", **config})
-        self.metrics = Metrics("0")
-        self.ledger = Ledger(folder, lambda _: self.publisher.wake())
-        self.publisher = Publisher(settings, self.ledger, ("test/status", b"offline"), self.birth, self.metrics)
-        self.publisher.start()
-
-    def birth(self) -> dict[str, bytes]:
-        return {"test/status": b"online"}
-
-    def depth(self) -> int:
-        return self.ledger.call(outbox_totals).result(10).rows
-
-    def stop(self) -> None:
-        self.publisher.stop(("test/status", b"stopped"), 5.0)
-        self.ledger.close()
-
-
-def lost(daemon: Daemon) -> dict[tuple[str, str], int]:
-    """What was given up, as Prometheus is told: (what, reason)."""
-    [family] = daemon.metrics.messages_lost.collect()
-    samples = [sample for sample in family.samples if sample.name.endswith("_total")]
-    return {(sample.labels["what"], sample.labels["reason"]): int(sample.value) for sample in samples}
-
-
-def numbers(listener: Listener) -> list[int]:
-    return [json.loads(payload)["frame"]["number"] for payload in listener.of("/result")]
+from tests.sending import Daemon, numbers
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
@@ -176,7 +141,7 @@ def test_a_mask_too_large_for_the_broker_is_told_by_polygons_and_the_rest_goes_o
     results = [json.loads(payload) for payload in listener.of("/result")]
     assert results[1]["mask"] == {"form": "polygon", "width": 8, "height": 8, "topic": None, "sha256": None}
     assert not [heard for heard in listener.heard if "/mask/" in heard.topic]
-    assert lost(daemon) == {("mask", "too_large"): 1}
+    assert daemon.lost() == {("mask", "too_large"): 1}
     daemon.stop()
     listener.close()
     broker.kill()
