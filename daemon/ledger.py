@@ -33,7 +33,7 @@ ANSWER_S = 10.0
 """How long an answer waits for the ledger's disk."""
 BATCH = 256
 """What is committed at once, at most."""
-LINGER_S = 0.05
+LINGER_S = 0.02
 """How long acknowledged messages wait for something else to be committed, so that they cost no transaction of their own."""
 FORGET_AT_ONCE = 500
 """Results removed in one transaction: others wait for the ledger's thread meanwhile."""

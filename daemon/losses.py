@@ -1,10 +1,11 @@
 """What the outbox gives up, and how that is done without a false word: a result never names a mask that was not sent.
 
-Runs on the ledger's thread; what a transaction gave up is counted once it is committed.
+It is done on the ledger's thread; what a transaction gave up is counted once it is committed.
 """
 
 import logging
 import sqlite3
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -46,6 +47,7 @@ class Losses:
         self._topics = topics
         self._count = count
         self._correct = correct
+        self._logging = threading.Lock()
         self._unlogged: Counter[tuple[str, str]] = Counter()
         self._logged_s = -LOG_EVERY_S
         self.untold = True
@@ -117,15 +119,17 @@ class Losses:
             self._correct(self._topics.last(station), result)
 
     def lost(self, what: What, reason: LossReason) -> None:
-        """Count and log one; the log gets a line now and then, not one for each."""
+        """Count and log one, on any thread; the log gets a line now and then, not one for each."""
         self._count(what, reason)
-        self._unlogged[what, reason] += 1
-        now_s = time.monotonic()
-        if now_s - self._logged_s >= LOG_EVERY_S:
+        with self._logging:
+            self._unlogged[what, reason] += 1
+            now_s = time.monotonic()
+            if now_s - self._logged_s < LOG_EVERY_S:
+                return
             self._logged_s = now_s
             lost = ", ".join(f"{number} x {key[0]} ({key[1]})" for key, number in self._unlogged.items())
             self._unlogged.clear()
-            log.error("given up and never published: %s. The ledger keeps the results; see docs/delivery.md.", lost)
+        log.error("given up and never published: %s. The ledger keeps the results; see docs/delivery.md.", lost)
 
 
 def _row(connection: sqlite3.Connection, outbox_id: int) -> OutboxRow | None:

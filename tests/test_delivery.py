@@ -201,6 +201,26 @@ def test_a_wire_that_is_cut_without_a_word_is_noticed_and_nothing_is_lost(tmp_pa
     proxy.close()
 
 
+def test_after_an_outage_that_filled_the_outbox_no_result_names_a_mask_that_does_not_come(tmp_path: Path) -> None:
+    broker = Broker(tmp_path)
+    daemon = Daemon(tmp_path, broker.port, outbox_max_bytes=1_000_000)
+    daemon.ledger.submit(entry("a", number, mask=b"x" * 5_000) for number in range(400))
+    assert daemon.depth() > 400
+    gone = daemon.lost()["mask", "outbox_full"]
+    assert daemon.lost() == {("mask", "outbox_full"): gone}
+    assert gone > 200
+    broker.start()
+    listener = Listener(broker.port)
+    wait_for(lambda: numbers(listener)[-1:] == [399], "the results")
+    results = [json.loads(payload) for payload in listener.of("/result")]
+    assert [result["sequence"] for result in results] == list(range(1, 401))
+    assert [result["mask"]["form"] for result in results] == ["polygon"] * gone + ["topic"] * (400 - gone)
+    assert [result["mask"]["topic"] for result in results[gone:]] == masks(listener)
+    daemon.stop()
+    listener.close()
+    broker.kill()
+
+
 def test_a_broker_that_forgets_everything_is_told_the_retained_state_again(tmp_path: Path) -> None:
     broker = Broker(tmp_path, "allow_anonymous true", "persistence false")
     broker.start()

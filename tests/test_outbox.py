@@ -4,6 +4,7 @@ import json
 import random
 import sqlite3
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from connectors.contract import ResultOut, Topics
@@ -35,8 +36,8 @@ class Bounded:
     def kinds(self) -> Counter[str]:
         return Counter(row.topic.split("/")[2] for row in self.rows())
 
-    def told(self) -> dict[str, dict[str, object]]:
-        return self.ledger.call(lambda connection: dict(take_losses(connection).items())).result(10)
+    def told(self) -> Mapping[str, Mapping[str, object]]:
+        return self.ledger.call(take_losses).result(10)
 
 
 def results(rows: list[OutboxRow]) -> list[dict[str, object]]:
