@@ -8,6 +8,7 @@ from pathlib import Path
 import paho.mqtt.client as paho
 import pytest
 
+from daemon.publisher import Reply
 from tests.broker import Broker, Listener, wait_for
 from tests.records import entry
 from tests.sending import Daemon, numbers
@@ -107,10 +108,12 @@ def test_a_result_too_large_for_the_broker_goes_without_polygons_or_leaves_a_gap
         ("polygons", "too_large"): 2,
         ("result", "too_large"): 1,
     }
-    assert listener.of("/status") == [b"online"]  # it never hung up on us
+    daemon.publisher.reply(Reply("test/a/reply", b"x" * 8_000, b"id"))
     daemon.ledger.submit([entry("a", 5, mask=b"x" * 9_000)])
     wait_for(lambda: 5 in numbers(listener), "one more")
     wait_for(lambda: json.loads(listener.of("/last")[-1])["mask"] == POLYGON, "the retained one without its mask")
+    assert daemon.lost()["reply", "too_large"] == 1
+    assert listener.of("/status") == [b"online"]  # it never hung up on us
     daemon.stop()
     listener.close()
     broker.kill()
