@@ -61,30 +61,24 @@ def test_10000_results_while_the_broker_is_killed_and_restarted(tmp_path: Path, 
     recorder = Listener(broker.port, "test/a/result", qos=0)
     proxy = Proxy(broker.port)
     daemon = Daemon(tmp_path / "state", proxy.port)
-    submitted = 0
-
-    def submit(until_s: float) -> None:
-        nonlocal submitted
-        while time.monotonic() < until_s:
-            daemon.ledger.submit(entry("a", number) for number in range(submitted, min(submitted + 15, TOTAL)))
-            submitted = min(submitted + 15, TOTAL)
-            time.sleep(0.01)
-
-    moments = []
+    submitted, waiting = 0, []
     for kill in range(KILLS):
+        burst = dice.randrange(500, 1_500)  # some tenths of a second to drain
+        daemon.ledger.submit(entry("a", number) for number in range(submitted, submitted + burst))
+        submitted += burst
         wait_for(lambda: daemon.publisher.connected, "the connection")
-        submit(time.monotonic() + dice.uniform(0.1, 1.2))
-        moments.append(len(recorder.heard))
+        time.sleep(dice.uniform(0.0, 0.1))
         if kill % 4 == 3:
             broker.stop()
         else:
             broker.kill()
+        waiting.append(daemon.depth())
         proxy.open = False
-        submit(time.monotonic() + dice.uniform(0.0, 0.3))
         before = recorder.subscriptions
         broker.start()
         wait_for(lambda before=before: recorder.subscriptions > before, "the recorder")  # type: ignore[misc]
         proxy.open = True
+    assert submitted < TOTAL
     daemon.ledger.submit(entry("a", number) for number in range(submitted, TOTAL))
     wait_for(lambda: daemon.depth() == 0, "an empty outbox", 60)
     # The broker has all, and says it in the order in which it came.
@@ -92,7 +86,7 @@ def test_10000_results_while_the_broker_is_killed_and_restarted(tmp_path: Path, 
     rows = daemon.ledger.call(lambda c: dict(c.execute("SELECT sequence, result_id FROM results").fetchall())).result()
     again = check(recorder.heard, rows, 64)  # the window
     assert again <= KILLS * 64
-    assert 0 < moments[0] < moments[-1] < TOTAL  # it was under way at the kills
+    assert sum(left > 0 for left in waiting) >= KILLS // 2  # else the kills came when nothing was under way
     assert not daemon.lost()
     daemon.stop()
     recorder.close()
