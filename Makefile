@@ -46,6 +46,7 @@ bench: .venv/installed
 	$(bin)/python -m benchmarks.throughput
 	$(bin)/python -m benchmarks.streaming
 	$(bin)/python -m benchmarks.overload --minutes 3
+	$(bin)/python -m benchmarks.delivery
 	$(bin)/python -m benchmarks.rebuild
 	$(bin)/python -m benchmarks.reference --models tiny ViT-B-16
 

@@ -63,6 +63,10 @@ class MqttConfig(Section):
     password_file: ConfigPath | None = None
     keepalive_s: int = Field(default=15, ge=1, le=3_600)
     in_flight: int = Field(default=64, ge=1, le=1_000)
+    max_packet_bytes: int | None = Field(default=None, ge=1_000)
+    mask_expiry_s: int = Field(default=3_600, ge=1, le=4_294_967_295)
+    outbox_max_bytes: int = Field(default=5_000_000_000, ge=1_000_000)
+    outbox_max_age_h: float = Field(default=720.0, gt=0, le=876_000)
 
 
 class HttpConfig(Section):

@@ -177,12 +177,15 @@ EventKind = Literal[
     "recipe_prepared",
     "recipe_selected",
     "threshold_stale",
+    "messages_lost",
 ]
 """A bank's build began, goes on (at most once a second), ended with a bank that judges from now on, or failed and left the
 old bank in place; marked parts moved the threshold; a picture was held back from becoming a reference shot; a stored bank was
 damaged and is built again.
 What judges a recipe was made ready for a station that is to change to it; the station inspects by it from its next frame on.
-A threshold that was set as a number stays in force although another bank judges now."""
+A threshold that was set as a number stays in force although another bank judges now.
+Something that was to be published was given up (docs/delivery.md): how many `masks`, `polygons` (of results sent without
+them), `results` and `events`, the `first_sequence` and `last_sequence` of the results where some are gone, and `reasons`."""
 
 
 class EventOut(Payload):
@@ -236,6 +239,11 @@ class Topics:
     def mask(self, station: str, result_id: str) -> str:
         """1 bit PNG in the coordinates of the region of interest."""
         return f"{self.prefix}/{station}/mask/{result_id}"
+
+    def parse(self, topic: str) -> tuple[str, str]:
+        """(station, what) of one of our topics, as ("press", "mask")."""
+        station, _, rest = topic.removeprefix(f"{self.prefix}/").partition("/")
+        return station, rest.partition("/")[0]
 
     def command(self, station: str, name: str) -> str:
         """A request of `connectors.requests`; "+" for either subscribes to all."""

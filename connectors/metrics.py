@@ -59,7 +59,8 @@ class Metrics:
         self.camera_restarts = counter("aprilcam_camera_restarts", "Camera processes started again", "station")
         self.lost_frames = counter("aprilcam_lost_frames", "Frames that a camera numbered and that never arrived", "station")
         self.finish_errors = counter("aprilcam_finish_errors", "Frames whose map could not be turned into a result")
-        self.messages_refused = counter("aprilcam_messages_refused", "Messages the broker will never take, given up")
+        text = "Messages given up, by what was lost and why (docs/delivery.md)"
+        self.messages_lost = counter("aprilcam_messages_lost", text, "what", "reason")
         self.commands = counter("aprilcam_commands", "Commands, by what became of them", "command", "outcome")
         seconds = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
         self.bank_build = histogram("aprilcam_bank_build_seconds", "Time from a build's start to its bank", seconds, "recipe")
@@ -108,9 +109,9 @@ class Metrics:
         """A message was acknowledged this long after its commit."""
         self.publish.observe(latency_s)
 
-    def refused(self) -> None:
-        """A message will never be taken by the broker."""
-        self.messages_refused.inc()
+    def lost(self, what: str, reason: str) -> None:
+        """A message, or a part of it, was given up."""
+        self.messages_lost.labels(what, reason).inc()
 
     def text(self) -> bytes:
         """The exposition format."""

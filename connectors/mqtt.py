@@ -22,7 +22,7 @@ from config.schema import MqttConfig
 log = logging.getLogger(__name__)
 
 RETAINED_ROOM = 64
-"""Messages that paho may have on their way beside those of the outbox: states, last results, the farewell."""
+"""Messages that may be on their way beside those of the outbox: states, last results, replies, the farewell."""
 TRY_AGAIN = (0x80, 0x83, 0x97)
 """PUBACK reasons that may pass (MQTT 5 section 3.4.2.1): unspecified, implementation specific, quota exceeded."""
 MAX_INCOMING_BYTES = 96 << 20
@@ -49,7 +49,7 @@ class MqttConnection:
         self,
         config: MqttConfig,
         will: tuple[str, bytes],
-        on_acknowledged: Callable[[int, str | None], None],
+        on_acknowledged: Callable[[int | None, str | None], None],
         on_lost: Callable[[str], None],
         on_message: Callable[[Incoming], None] = lambda _: None,
     ) -> None:
@@ -64,8 +64,8 @@ class MqttConnection:
         self._tokens: dict[int, int | None] = {}
         self._early: dict[int, str | None] = {}
         """Messages answered before publish() had returned their number."""
-        self.maximum_packet_bytes: int | None = None
-        """The largest packet that the broker takes (MQTT 5 section 3.2.2.3.6); it hangs up on larger ones."""
+        self.maximum_packet_bytes = config.max_packet_bytes
+        """The largest packet that the broker takes (MQTT 5 section 3.2.2.3.6, or as configured); it hangs up on larger ones."""
         self._answered = threading.Event()
         self._refusal: str | None = None
         self._connected = False
@@ -80,7 +80,10 @@ class MqttConnection:
         self._client.will_set(will[0], will[1], qos=1, retain=True)
         if config.username is not None:
             self._client.username_pw_set(config.username, _password(config))
-        self._client.max_inflight_messages_set(config.in_flight + RETAINED_ROOM)
+        self.window = config.in_flight + RETAINED_ROOM
+        """Messages that may be on their way at once: ours, or less where the broker says so (Receive Maximum)."""
+        # No limit and no queue of paho's: `room` is the one window, and what has no room stays with us.
+        self._client.max_inflight_messages_set(0)
         self._client.max_queued_messages_set(0)
         self._client.on_connect = self._connect_answered
         self._client.on_disconnect = self._disconnected
@@ -98,6 +101,8 @@ class MqttConnection:
             if self._config.protocol == "5":
                 properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
                 properties.MaximumPacketSize = MAX_INCOMING_BYTES
+                # No session: what the broker has not acknowledged is sent again from the outbox, never from its memory.
+                properties.SessionExpiryInterval = 0
             self._client.connect(self._config.host, self._config.port, self._config.keepalive_s, properties=properties)
         except (OSError, ValueError) as error:
             mend = "Check [mqtt] host and port, and that the broker runs"
@@ -116,6 +121,11 @@ class MqttConnection:
         """Ask for messages at QoS 1. A broker that refuses is told in the log."""
         self._client.subscribe(topic_filter, qos=1)
 
+    @property
+    def room(self) -> int:
+        """How many messages may be sent now, as the publishing thread sees it; acknowledgements make it larger."""
+        return self.window - len(self._tokens)
+
     def publish(
         self,
         topic: str,
@@ -124,13 +134,18 @@ class MqttConnection:
         retain: bool = False,
         token: int | None = None,
         correlation: bytes | None = None,
+        expiry_s: int | None = None,
     ) -> None:
-        """Send at QoS 1. With a token, `on_acknowledged` is told it when the broker has the message. `correlation`: MQTT 5
-        correlation data of a reply."""
+        """Send at QoS 1; the caller has seen that there is `room`. `on_acknowledged` is told the token when the broker has the
+        message. Of MQTT 5 alone: `correlation`, the correlation data of a reply; `expiry_s`, how long the broker may keep it
+        for a subscriber that is away."""
         properties = None
-        if correlation is not None and self._config.protocol == "5":
+        if self._config.protocol == "5" and (correlation is not None or expiry_s is not None):
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.CorrelationData = correlation
+            if correlation is not None:
+                properties.CorrelationData = correlation
+            if expiry_s is not None:
+                properties.MessageExpiryInterval = expiry_s
         # Not under our lock: paho calls back with its own message lock held, which publish() takes too.
         mid = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
         with self._lock:
@@ -138,7 +153,7 @@ class MqttConnection:
             refusal = self._early.pop(mid, None)
             if not answered_first:
                 self._tokens[mid] = token
-        if answered_first and token is not None:
+        if answered_first:
             self._on_acknowledged(token, refusal)
 
     def close(self, timeout_s: float = 2.0) -> None:
@@ -161,7 +176,10 @@ class MqttConnection:
     ) -> None:
         self._connected = not code.is_failure
         self._refusal = None if self._connected else str(code)
-        self.maximum_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+        told = getattr(properties, "MaximumPacketSize", None)
+        limits = [limit for limit in (self._config.max_packet_bytes, told) if limit is not None]
+        self.maximum_packet_bytes = min(limits, default=None)
+        self.window = min(self.window, getattr(properties, "ReceiveMaximum", self.window))
         self._answered.set()
 
     def _disconnected(
@@ -186,8 +204,7 @@ class MqttConnection:
                 self._early[mid] = refusal
                 return
             token = self._tokens.pop(mid)
-        if token is not None:
-            self._call(lambda: self._on_acknowledged(token, refusal))
+        self._call(lambda: self._on_acknowledged(token, refusal))
 
     def _arrived(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         def hand_over() -> None:

@@ -1,7 +1,9 @@
 """What the daemon tells: results, events and states, to the broker, to Prometheus and to the log."""
 
 import logging
+import sqlite3
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -9,12 +11,17 @@ from config.schema import MqttConfig
 from connectors.contract import EventKind, EventOut, ResultOut, StatusOut, Topics
 from connectors.metrics import Metrics
 from daemon.builder import Detail
-from daemon.ledger import Ledger, Message, last_document
+from daemon.ledger import Ledger, last_document
 from daemon.line import Line
+from daemon.losses import Losses
+from daemon.outbox import Message, put_in_outbox, take_losses
 from daemon.publisher import Inbox, Publisher
 from daemon.station import Station
 
 log = logging.getLogger(__name__)
+
+TELL_LOSSES_EVERY_S = 5.0
+"""Losses of a station are gathered so long: one event tells of them."""
 
 
 class Announcer:
@@ -27,6 +34,7 @@ class Announcer:
         ledger: Ledger,
         metrics: Metrics,
         inbox: Inbox,
+        losses: Losses,
         stations: Mapping[str, Station],
         lines: Mapping[str, Line],
     ) -> None:
@@ -42,7 +50,9 @@ class Announcer:
         """Held from reading a state to handing it over: an older one must not follow a newer one."""
         self.stopping = False
         """Whether every state is told as Halted."""
-        self.publisher = Publisher(config, ledger, self.status("offline"), self._birth, metrics, inbox)
+        self.publisher = Publisher(config, ledger, self.status("offline"), self._birth, metrics, inbox, losses)
+        self._losses = losses
+        self._told_losses_s = -TELL_LOSSES_EVERY_S
 
     def results(self, results: Sequence[ResultOut]) -> None:
         """They are committed. On the ledger's thread."""
@@ -97,16 +107,36 @@ class Announcer:
             self._metrics.add_station(station, recipe)
         self._publish([station], recipe, kind, detail)
 
+    def tell_losses(self) -> None:
+        """What was given up, in an event for each station, once the broker is there to hear it. Called now and then."""
+        now_s = time.monotonic()
+        if not self._losses.untold or not self.publisher.connected or now_s - self._told_losses_s < TELL_LOSSES_EVERY_S:
+            return
+        self._told_losses_s, self._losses.untold = now_s, False
+        self._ledger.call(self._losses_to_events).add_done_callback(lambda _: self.publisher.wake())
+
+    def _losses_to_events(self, connection: sqlite3.Connection) -> None:
+        """In one transaction: what is counted as told has its event in the outbox."""
+        messages = []
+        for name, detail in take_losses(connection).items():
+            station = self._stations.get(name)
+            recipe = station.program.recipe.name if station is not None else ""
+            messages += self._messages([name], recipe, "messages_lost", detail)
+        put_in_outbox(connection, messages)
+
     def _publish(self, stations: Sequence[str], recipe: str, kind: EventKind, detail: Detail) -> None:
+        messages = self._messages(stations, recipe, kind, detail)
+        self._ledger.publish(messages).add_done_callback(lambda _: self.publisher.wake())
+
+    def _messages(self, stations: Sequence[str], recipe: str, kind: EventKind, detail: Detail) -> list[Message]:
         now = datetime.now(UTC)
-        messages = [
+        return [
             Message(
                 self.topics.event(station),
                 EventOut(station=station, recipe=recipe, kind=kind, detail=detail, created_at=now).encode(),
             )
             for station in stations
         ]
-        self._ledger.publish(messages).add_done_callback(lambda _: self.publisher.wake())
 
     def state(self, station: str, *, quietly: bool = False) -> None:
         """Tell how a station is, where that has changed; nothing for one that has no line yet."""

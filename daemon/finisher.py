@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from connectors.contract import FrameOut, MaskOut, ProcessingTimes, Reason, RegionOut, ResultOut, Topics, Verdict
 from daemon.archive import Archive
-from daemon.ledger import Message
+from daemon.outbox import Message
 from daemon.part import Outcome
 from daemon.station import Taught, Ticket
 from model.regions import Region, encode_mask_png, find_regions

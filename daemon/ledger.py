@@ -5,6 +5,7 @@ transaction before anybody hears of it. `synchronous=NORMAL` in WAL mode: a kill
 the last moments may be missing. Shots and banks are committed with `synchronous=FULL`.
 """
 
+import contextlib
 import fcntl
 import itertools
 import logging
@@ -22,12 +23,18 @@ from typing import TextIO, TypeVar
 
 from config.errors import StoreError
 from connectors.contract import ResultOut
+from daemon.outbox import Message, delete_acknowledged, prepare_outbox, put_in_outbox
+from daemon.outbox_bounds import OutboxBounds
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ANSWER_S = 10.0
 """How long an answer waits for the ledger's disk."""
+BATCH = 256
+"""What is committed at once, at most."""
+LINGER_S = 0.02
+"""How long acknowledged messages wait for something else to be committed, so that they cost no transaction of their own."""
 FORGET_AT_ONCE = 500
 """Results removed in one transaction: others wait for the ledger's thread meanwhile."""
 SCHEMA_VERSION = 2
@@ -58,14 +65,6 @@ CREATE TABLE not_shots (
 
 
 @dataclass(frozen=True)
-class Message:
-    """One message to publish."""
-
-    topic: str
-    payload: bytes
-
-
-@dataclass(frozen=True)
 class Record:
     """A result with its sequence, its JSON, and its messages in the order in which they are to be published."""
 
@@ -80,16 +79,6 @@ class Entry:
 
     station: str
     complete: Callable[[int], Record]
-
-
-@dataclass(frozen=True)
-class OutboxRow:
-    """A message waiting for the broker's acknowledgement."""
-
-    id: int
-    topic: str
-    payload: bytes
-    enqueued_ns: int
 
 
 @dataclass(frozen=True)
@@ -110,16 +99,31 @@ class _Call:
     durable: bool
 
 
+@dataclass(frozen=True)
+class _Written:
+    """What one transaction did. `bounded`: of OutboxBounds.enforce."""
+
+    results: list[ResultOut]
+    answers: list[tuple[_Call, object]]
+    bounded: tuple[bool, Callable[[], None]] | None
+
+
 class Ledger:
     """Owner of the ledger file. `submit` and `acknowledge` return at once; `call` gives a future."""
 
-    def __init__(self, folder: Path, on_committed: Callable[[list[ResultOut]], None] = lambda _: None) -> None:
-        """Open or create `folder`/ledger.sqlite3.
+    def __init__(
+        self,
+        folder: Path,
+        on_committed: Callable[[list[ResultOut]], None] = lambda _: None,
+        bounds: OutboxBounds | None = None,
+    ) -> None:
+        """Open or create `folder`/ledger.sqlite3. `bounds`: of what waits for the broker; None has no end.
 
         Raises StoreError when it cannot be written, is of another version, or another daemon has it.
         """
         self.path = folder / "ledger.sqlite3"
         self._on_committed = on_committed
+        self._bounds = bounds
         self._work: queue.SimpleQueue[Entry | _Call | int | None] = queue.SimpleQueue()
         self.last_progress_s = time.monotonic()
         self.failing = False
@@ -150,6 +154,8 @@ class Ledger:
             for statement in SCHEMA.split(";\n"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        if version in (0, SCHEMA_VERSION):
+            prepare_outbox(connection)
         connection.execute("COMMIT")
         if version not in (0, SCHEMA_VERSION):
             connection.close()
@@ -163,7 +169,7 @@ class Ledger:
             self._work.put(entry)
 
     def acknowledge(self, outbox_id: int) -> None:
-        """The broker has this message: it leaves the outbox with the next transaction."""
+        """The broker has this message: it leaves the outbox with the next transaction, LINGER_S from now at the latest."""
         self._work.put(outbox_id)
 
     def call(self, run: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> "Future[T]":
@@ -189,13 +195,7 @@ class Ledger:
 
     def publish(self, messages: Sequence[Message]) -> "Future[None]":
         """Put messages that belong to no result into the outbox."""
-        now_ns = time.time_ns()
-
-        def insert(connection: sqlite3.Connection) -> None:
-            rows = [(message.topic, message.payload, now_ns) for message in messages]
-            connection.executemany("INSERT INTO outbox (topic, payload, enqueued_ns) VALUES (?, ?, ?)", rows)
-
-        return self.call(insert)
+        return self.call(lambda connection: put_in_outbox(connection, messages))
 
     def forget_results(self, before_ns: int) -> "Future[int]":
         """Remove results that were made before that moment (ns since 1970), oldest first, at most FORGET_AT_ONCE; how many.
@@ -231,29 +231,38 @@ class Ledger:
 
     def _run(self) -> None:
         stopping = False
+        acknowledged: list[int] = []
+        since_s = 0.0
         while not stopping:
             self.last_progress_s = time.monotonic()
-            try:
-                first = self._work.get(timeout=1.0)
-            except queue.Empty:
-                continue
-            batch = [first]
-            while len(batch) < 256:
-                try:
-                    batch.append(self._work.get_nowait())
-                except queue.Empty:
-                    break
-            stopping = None in batch
-            self._commit([item for item in batch if item is not None])
-            del first, batch  # while this waits for work, nothing is to hold the last frame
+            batch: list[Entry | _Call] = []
+            item: Entry | _Call | int | None = None
+            with contextlib.suppress(queue.Empty):
+                item = self._work.get(timeout=LINGER_S if acknowledged else 1.0)
+                while True:
+                    if item is None:
+                        stopping = True
+                    elif isinstance(item, int):
+                        since_s = since_s if acknowledged else time.monotonic()
+                        acknowledged.append(item)
+                    else:
+                        batch.append(item)
+                    if len(batch) + len(acknowledged) >= BATCH:
+                        break
+                    item = self._work.get_nowait()
+            overdue = acknowledged and time.monotonic() - since_s >= LINGER_S
+            if batch or overdue or stopping or len(acknowledged) >= BATCH:
+                self._commit(batch, acknowledged)
+                acknowledged = []
+            del item, batch  # while this waits for work, nothing is to hold the last frame
 
-    def _commit(self, batch: list[Entry | _Call | int]) -> None:
+    def _commit(self, batch: list[Entry | _Call], acknowledged: list[int]) -> None:
         """One transaction for the batch. A disk that is full or failing is tried again until it works: an accepted result
         is never dropped, and none is published before it is committed."""
         delay_s = 0.1
         while True:
             try:
-                results, answers = self._write(batch)
+                written = self._write(batch, acknowledged)
                 break
             except sqlite3.Error as error:
                 if self._connection.in_transaction:
@@ -267,18 +276,23 @@ class Ledger:
         if self.failing:
             self.failing = False
             log.warning("ledger %s: commits work again", self.path)
-        for call, answer in answers:
+        for call, answer in written.answers:
             if isinstance(answer, BaseException):
                 call.future.set_exception(answer)
             else:
                 call.future.set_result(answer)
-        if results:
-            try:
-                self._on_committed(results)
-            except Exception:  # they are committed; who is told of them must not end the ledger
-                log.exception("committed results could not be told")
+        try:
+            if written.results:
+                self._on_committed(written.results)
+            if written.bounded is not None:
+                more, committed = written.bounded
+                committed()
+                if more:
+                    self.call(lambda _: None)  # the next transaction gives up the next ones; others come in between
+        except Exception:  # they are committed; who is told of them must not end the ledger
+            log.exception("committed results could not be told")
 
-    def _write(self, batch: list[Entry | _Call | int]) -> tuple[list[ResultOut], list[tuple[_Call, object]]]:
+    def _write(self, batch: list[Entry | _Call], acknowledged: list[int]) -> _Written:
         durable = any(isinstance(item, _Call) and item.durable for item in batch)
         connection = self._connection
         if durable:
@@ -287,10 +301,10 @@ class Ledger:
         results: list[ResultOut] = []
         answers: list[tuple[_Call, object]] = []
         connection.execute("BEGIN IMMEDIATE")
+        if acknowledged:
+            delete_acknowledged(connection, acknowledged)
         for item in batch:
             match item:
-                case int():
-                    connection.execute("DELETE FROM outbox WHERE id = ?", (item,))
                 case Entry():
                     sequence = sequences.get(item.station, 0) + 1
                     record = item.complete(sequence)
@@ -305,11 +319,12 @@ class Ledger:
                         connection.execute("ROLLBACK TO call")
                         answers.append((item, error))
                     connection.execute("RELEASE call")
+        bounded = self._bounds.enforce(connection) if self._bounds is not None and batch else None
         connection.execute("COMMIT")
         if durable:
             connection.execute("PRAGMA synchronous=NORMAL")
         self._sequences = sequences
-        return results, answers
+        return _Written(results, answers, bounded)
 
     def _insert(self, record: Record) -> None:
         result = record.result
@@ -320,11 +335,7 @@ class Ledger:
                 result.bank, result.verdict, result.reason, result.score, result.threshold, record.document,
             ),
         )  # fmt: skip
-        now_ns = time.time_ns()
-        self._connection.executemany(
-            "INSERT INTO outbox (topic, payload, enqueued_ns) VALUES (?, ?, ?)",
-            [(message.topic, message.payload, now_ns) for message in record.messages],
-        )
+        put_in_outbox(self._connection, record.messages)
 
 
 def _lock(folder: Path) -> TextIO:
@@ -360,20 +371,6 @@ def _newest(connection: sqlite3.Connection) -> dict[str, int]:
         station = str(row[0])
         found[station] = int(connection.execute("SELECT max(sequence) FROM results WHERE station = ?", (station,)).fetchone()[0])
     return found
-
-
-def outbox_after(reader: sqlite3.Connection, outbox_id: int, limit: int) -> list[OutboxRow]:
-    """The next messages to publish, oldest first."""
-    rows = reader.execute(
-        "SELECT id, topic, payload, enqueued_ns FROM outbox WHERE id > ? ORDER BY id LIMIT ?", (outbox_id, limit)
-    )
-    return [OutboxRow(*row) for row in rows]
-
-
-def outbox_depth(reader: sqlite3.Connection) -> tuple[int, int | None]:
-    """(messages waiting, enqueue time of the oldest in ns since 1970, None when empty)."""
-    depth, oldest = reader.execute("SELECT count(*), min(enqueued_ns) FROM outbox").fetchone()
-    return int(depth), oldest
 
 
 def last_document(reader: sqlite3.Connection, station: str) -> bytes | None:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from connectors.contract import PartFrameOut, ResultOut
-from daemon.ledger import Entry, Message, Record
+from daemon.ledger import Entry, Record
+from daemon.outbox import Message
 
 _WORST = {"fail": 0, "unknown": 1, "pass": 2}
 """A part with a defect fails, whatever its other frames say; one with a frame that nobody judged is not known to be good."""

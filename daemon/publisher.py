@@ -11,13 +11,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
 from config.errors import MqttError
 from config.schema import MqttConfig
+from connectors.contract import Topics
 from connectors.mqtt import Incoming, MqttConnection
-from daemon.ledger import Ledger, OutboxRow, outbox_after
+from daemon.abridge import abridged, read_result
+from daemon.ledger import Ledger
+from daemon.losses import GivenUp, Losses, packet_bytes
+from daemon.outbox import LossReason, OutboxRow, What, outbox_after
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +31,10 @@ FAREWELL_S = 2.0
 STABLE_S = 5.0
 FAREWELL = -1
 """Stands for the farewell where outbox ids stand for messages."""
-PACKET_ROOM = 16
-"""Bytes of a PUBLISH packet beside topic and payload."""
 REPLIES = 256
 """Replies that may wait for the broker; past it the oldest is given up, and its command may be sent again."""
+SUSPICIOUS = 3
+"""Connections lost in a row while the same mask was the oldest message without an answer: it is what the broker hangs up on."""
 RETRY_S = (0.5, 15.0)
 """First and longest wait between two attempts to connect; each wait doubles, with jitter so that daemons do not storm."""
 
@@ -43,8 +48,8 @@ class PublishObserver(Protocol):
     def published(self, latency_s: float) -> None:
         """A message was acknowledged, this long after it was committed."""
 
-    def refused(self) -> None:
-        """A message will never be taken by the broker."""
+    def lost(self, what: str, reason: str) -> None:
+        """A message was given up."""
 
 
 class Inbox(Protocol):
@@ -76,9 +81,11 @@ class Publisher:
         birth: Callable[[], dict[str, bytes]],
         observer: PublishObserver,
         inbox: Inbox | None = None,
+        losses: Losses | None = None,
     ) -> None:
         """`will` is (topic, payload) that the broker sends when we vanish; `birth` gives every retained message, asked for
-        on each connect. `inbox` gets what comes on its topics."""
+        on each connect. `inbox` gets what comes on its topics. `losses`: where the
+        ledger bounds its outbox with them; left out, the publisher has its own."""
         self._config = config
         self._ledger = ledger
         self._will = will
@@ -86,6 +93,15 @@ class Publisher:
         self._observer = observer
         self._inbox = inbox
         self._replies: deque[Reply] = deque(maxlen=REPLIES)
+        self._topics = Topics(config.prefix)
+        self._losses = losses or Losses(self._topics, observer.lost, lambda topic, last: self.retain(topic, last.encode()))
+        self._abridging: Future[GivenUp] | None = None
+        """Set while the ledger makes messages fit that are too large for the broker: nothing behind them is sent before."""
+        self._tell_first = False
+        self._outbox_window = config.in_flight
+        self._suspect, self._suspicions = 0, 0
+        self._refusals: set[tuple[str, str]] = set()
+        """(kind of topic, reason) that were logged since the connection stands: not each of thousands."""
         self._wake = threading.Condition()
         self._work = False
         self._stopping = False
@@ -169,6 +185,8 @@ class Publisher:
             self._unread.clear()
             self._in_flight.clear()
             self._read_to_end = False
+        self._abridging = None
+        self._refusals.clear()
         try:
             connection = MqttConnection(
                 self._config,
@@ -200,8 +218,10 @@ class Publisher:
         if self._inbox is not None:
             # Before the birth: who sees us online may command at once.
             connection.subscribe(self._inbox.topic_filter)
-        for topic, payload in self._birth().items():
-            connection.publish(topic, payload, retain=True)
+        birth = self._birth()
+        with self._wake:
+            self._retained = {**birth, **self._retained}
+        self._tell_first = True
         self._observer.mqtt_connected(True)
         log.info("connected to broker %s:%d", self._config.host, self._config.port)
 
@@ -211,31 +231,73 @@ class Publisher:
                 self._wake.wait_for(lambda: self._work or self._lost is not None, 1.0)
                 self._work = False
                 lost, stopping = self._lost, self._stopping
-                retained: dict[str, bytes] = {}
-                replies: deque[Reply] = deque()
-                if lost is None:
-                    retained, self._retained = self._retained, {}
-                    replies, self._replies = self._replies, deque(maxlen=REPLIES)
             if lost is not None:
                 break
+            if self._tell_first:
+                self._tell(connection)
             if not stopping:
                 self._drain(connection)
-            for topic, payload in retained.items():
-                connection.publish(topic, payload, retain=True)
-            for reply in replies:
-                connection.publish(reply.topic, reply.payload, correlation=reply.correlation)
+            self._tell(connection)
+            # Where only one message may be on its way, results and states take turns.
+            self._tell_first = connection.window == 1 and not self._tell_first
             if stopping:
                 self._say_farewell(connection)
                 break
         self._away(f"connection lost: {lost}" if lost else "stopped")
         if lost is not None:
             log.warning("connection to the broker lost (%s); results wait in the outbox", lost)
+            self._look_for_a_culprit()
+
+    def _tell(self, connection: MqttConnection) -> None:
+        """Send retained messages and replies, as many as have room."""
+        while connection.room > 0:
+            with self._wake:
+                held = self._abridging is not None  # the newest result may be about to lose its mask
+                topic = next((own for own in self._retained if not (held and self._topics.parse(own)[1] == "last")), None)
+                payload = self._retained.pop(topic) if topic is not None else b""
+                reply = self._replies.popleft() if topic is None and self._replies and self._lost is None else None
+            if topic is not None:
+                self._send_retained(connection, topic, payload)
+            elif reply is not None:
+                size = packet_bytes(reply.topic, reply.payload, len(reply.correlation or b"") + 3)
+                if connection.maximum_packet_bytes is not None and size > connection.maximum_packet_bytes:
+                    self._losses.lost("reply", "too_large")
+                else:
+                    connection.publish(reply.topic, reply.payload, correlation=reply.correlation)
+            else:
+                return
+
+    def _send_retained(self, connection: MqttConnection, topic: str, payload: bytes) -> None:
+        limit = connection.maximum_packet_bytes
+        if limit is not None and packet_bytes(topic, payload) > limit:
+            what: What = "last" if self._topics.parse(topic)[1] == "last" else "state"
+            result = read_result(payload) if what == "last" else None
+            fitting = abridged(result, limit - packet_bytes(topic, b"")) if result is not None else None
+            if fitting is None:
+                self._losses.lost(what, "too_large")
+                return
+            payload = fitting[1]
+        connection.publish(topic, payload, retain=True)
+
+    def _look_for_a_culprit(self) -> None:
+        """A broker that does not say what it takes (3.1.1) hangs up on a mask that is too large, and would do so for ever."""
+        with self._wake:
+            oldest = self._in_flight.get(min(self._in_flight, default=0))
+        if oldest is None or self._topics.parse(oldest.topic)[1] != "mask":
+            self._suspicions = 0
+            return
+        self._suspicions = self._suspicions + 1 if oldest.id == self._suspect else 1
+        self._suspect = oldest.id
+        if self._suspicions >= SUSPICIOUS:
+            log.warning("the broker hung up %d times on %s; set [mqtt] max_packet_bytes", SUSPICIOUS, oldest.topic)
+            self._give_up(oldest.id, "too_large")
 
     def _say_farewell(self, connection: MqttConnection) -> None:
         """Wait until the broker has it: a DISCONNECT that overtakes it would leave `online` behind for ever."""
         if self._farewell is None:
             return
         with self._wake:
+            self._wake.wait_for(lambda: connection.room > 0 or self._lost is not None, FAREWELL_S)
             self._in_flight[FAREWELL] = OutboxRow(FAREWELL, self._farewell[0], self._farewell[1], time.time_ns())
         connection.publish(*self._farewell, retain=True, token=FAREWELL)
         with self._wake:
@@ -250,39 +312,78 @@ class Publisher:
     def _drain(self, connection: MqttConnection) -> None:
         """Send until nothing in the outbox is unsent, or the window is full."""
         assert self._reader is not None  # noqa: S101 - opened by _run
+        if self._abridging is not None:
+            if not self._abridging.done():
+                return
+            self._abridging.result()
+            self._abridging = None
+        # Never the last place: states and replies must get through while an outbox is drained.
+        window = self._outbox_window = min(self._config.in_flight, max(1, connection.window - 1))
         while True:
-            if not self._unread:
-                self._unread.extend(outbox_after(self._reader, self._cursor, 4 * self._config.in_flight))
-            if not self._unread:
-                with self._wake:
-                    self._read_to_end = not self._work
+            if not self._unread and not self._read_more(connection.maximum_packet_bytes):
                 return
             while self._unread:
                 with self._wake:
-                    if self._lost is not None or self._stopping or len(self._in_flight) >= self._config.in_flight:
+                    if self._lost is not None or self._stopping or len(self._in_flight) >= window or connection.room <= 0:
                         return
                     row = self._unread.popleft()
                     self._in_flight[row.id] = row
                 self._cursor = row.id
-                limit = connection.maximum_packet_bytes
-                if limit is not None and len(row.payload) + len(row.topic) + PACKET_ROOM > limit:
-                    self._acknowledged(row.id, f"larger than the {limit} bytes that the broker takes")
-                else:
-                    connection.publish(row.topic, row.payload, token=row.id)
+                expiry_s = self._config.mask_expiry_s if self._topics.parse(row.topic)[1] == "mask" else None
+                connection.publish(row.topic, row.payload, token=row.id, expiry_s=expiry_s)
 
-    def _acknowledged(self, outbox_id: int, refusal: str | None) -> None:
-        if outbox_id != FAREWELL:
-            self._ledger.acknowledge(outbox_id)
+    def _read_more(self, limit: int | None) -> bool:
+        """Read on in the outbox, up to what is too large for the broker: that the ledger makes fit first. Whether there is
+        something to send now."""
+        assert self._reader is not None  # noqa: S101 - opened by _run
+        rows = outbox_after(self._reader, self._cursor, 4 * self._config.in_flight)
+        too_large = [
+            place for place, row in enumerate(rows) if limit is not None and packet_bytes(row.topic, row.payload) > limit
+        ]
+        if not rows:
+            with self._wake:
+                self._read_to_end = not self._work
+        elif too_large and too_large[0] == 0:
+            assert limit is not None  # noqa: S101 - nothing is too large without
+            ids, most = [rows[place].id for place in too_large], limit
+            self._abridging = self._ledger.call(lambda connection: self._losses.abridge(connection, ids, most))
+            self._abridging.add_done_callback(self._given_up)
+        else:
+            self._unread.extend(rows[: too_large[0]] if too_large else rows)
+        return bool(self._unread)
+
+    def _give_up(self, outbox_id: int, reason: LossReason) -> None:
+        future = self._ledger.call(lambda connection: self._losses.give_up(connection, [outbox_id], reason))
+        future.add_done_callback(self._given_up)
+
+    def _given_up(self, future: "Future[GivenUp]") -> None:
+        """On the ledger's thread."""
+        if future.exception() is None:
+            self._losses.committed(future.result())
+        self.wake()
+
+    def _acknowledged(self, outbox_id: int | None, refusal: str | None) -> None:
         with self._wake:
-            row = self._in_flight.pop(outbox_id, None)
-            self._work = self._work or bool(self._unread)  # the window was full and has room now
-            self._wake.notify_all()
+            row = self._in_flight.pop(outbox_id, None) if outbox_id is not None else None
+            # Half a window at a time: the publisher is not woken for each message of a long outbox.
+            more = self._unread and len(self._in_flight) <= self._outbox_window // 2
+            self._work = bool(self._work or more or self._retained or self._replies)
+            if self._work or outbox_id == FAREWELL or self._stopping:
+                self._wake.notify_all()
         if refusal is not None:
             # It would be refused for ever, and everything behind it would wait. The ledger still has the result.
-            self._observer.refused()
-            log.error("message on %s given up: %s", row.topic if row is not None else "an earlier connection", refusal)
-        elif row is not None and outbox_id != FAREWELL:
-            self._observer.published(max(0.0, (time.time_ns() - row.enqueued_ns) / 1e9))
+            kind = self._topics.parse(row.topic)[1] if row is not None else "retained message or reply"
+            if (kind, refusal) not in self._refusals:
+                self._refusals.add((kind, refusal))
+                log.error("the broker refuses us a %s: %s. Check its access list.", kind, refusal)
+            if outbox_id is None:
+                self._losses.lost("other", "refused")
+            elif outbox_id != FAREWELL:
+                self._give_up(outbox_id, "refused")
+        elif outbox_id is not None and outbox_id != FAREWELL:
+            self._ledger.acknowledge(outbox_id)
+            if row is not None:
+                self._observer.published(max(0.0, (time.time_ns() - row.enqueued_ns) / 1e9))
 
     def _lose(self, reason: str) -> None:
         with self._wake:

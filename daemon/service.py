@@ -37,10 +37,13 @@ from daemon.frames import NewestFrames
 from daemon.inspector import Inspector
 from daemon.intake import Intake, Intakes
 from daemon.late import LateJudgements
-from daemon.ledger import Ledger, outbox_depth
+from daemon.ledger import Ledger
 from daemon.line import Line, StationView
+from daemon.losses import Losses
 from daemon.marks import Marks
 from daemon.mqtt_commands import MqttCommands
+from daemon.outbox import outbox_totals
+from daemon.outbox_bounds import OutboxBounds
 from daemon.part import Outcome
 from daemon.presets import load_preset
 from daemon.programs import Programs
@@ -138,15 +141,16 @@ class Service:
     def _start(self, stack: ExitStack) -> None:
         config, store = self.config, self.config.store.path
         spec = load_preset(config.inference.preset, self._base)
-        self.ledger = Ledger(store, self._committed)
+        topics = Topics(config.mqtt.prefix)
+        losses = Losses(topics, self.metrics.lost, lambda topic, last: self._announcer.publisher.retain(topic, last.encode()))
+        most_age_s = config.mqtt.outbox_max_age_h * 3_600
+        self.ledger = Ledger(store, self._committed, OutboxBounds(topics, config.mqtt.outbox_max_bytes, most_age_s, losses))
         stack.callback(self.ledger.close)
         stack.callback(self._count_outbox)
         self._store = RecipeStore(store, self.ledger, config.recipes, {own.name: own.recipe for own in config.stations})
         names = [station.name for station in config.stations]
-        inbox = MqttCommands(
-            Topics(config.mqtt.prefix), self.commands, names, lambda reply: self._announcer.publisher.reply(reply)
-        )
-        self._announcer = Announcer(config.mqtt, VERSION, self.ledger, self.metrics, inbox, self._stations, self._lines)
+        inbox = MqttCommands(topics, self.commands, names, lambda reply: self._announcer.publisher.reply(reply))
+        self._announcer = Announcer(config.mqtt, VERSION, self.ledger, self.metrics, inbox, losses, self._stations, self._lines)
         api = Api(self.commands, Guard(config.http, self._config_path), self._tell_status)
         # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.
         http = HttpServer(config.http, create_app(self.metrics.text, self.alive, self.ready, [api.mount()]))
@@ -334,6 +338,7 @@ class Service:
                 self._break(str(detail["trouble"]))
             self._notifier.status(self._summary())
             self._forget_results()
+            self._announcer.tell_losses()
         return 1 if self._broken else 0
 
     def _forget_results(self) -> None:
@@ -381,7 +386,7 @@ class Service:
             intake.stop()
 
     def _count_outbox(self) -> None:
-        self.outbox_left = self.ledger.call(lambda connection: outbox_depth(connection)[0]).result()
+        self.outbox_left = self.ledger.call(outbox_totals).result().rows
 
     def _settle(self) -> None:
         self._finisher.close()
@@ -490,11 +495,12 @@ class Service:
             yield from line.gauges()
         reader = self.ledger.reader()
         try:
-            depth, oldest_ns = outbox_depth(reader)
+            outbox = outbox_totals(reader)
         finally:
             reader.close()
-        age_s = max(0.0, time.time() - oldest_ns / 1e9) if oldest_ns is not None else 0.0
+        age_s = max(0.0, time.time() - outbox.oldest_ns / 1e9) if outbox.oldest_ns is not None else 0.0
         yield from self.archive.gauges()
         yield "aprilcam_ledger_failing", "1 while the ledger's disk takes no commit", (), (), float(self.ledger.failing)
-        yield "aprilcam_outbox_depth", "Messages the broker has not acknowledged", (), (), depth
+        yield "aprilcam_outbox_depth", "Messages the broker has not acknowledged", (), (), outbox.rows
+        yield "aprilcam_outbox_bytes", "Topics and payloads of them", (), (), outbox.bytes
         yield "aprilcam_outbox_oldest_age_seconds", "Age of the oldest of them", (), (), age_s

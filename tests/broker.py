@@ -34,6 +34,13 @@ class Broker:
         self._process = subprocess.Popen([program, "-c", str(self._config)], stderr=subprocess.DEVNULL)
         wait_for(lambda: _listens(self.port), "mosquitto to listen")
 
+    def stop(self) -> None:
+        """As an administrator does."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -52,22 +59,33 @@ class Heard:
     topic: str
     payload: bytes
     retained: bool
+    expiry_s: int | None = None
 
 
 class Listener:
     """A subscriber of everything below a prefix; reconnects by itself."""
 
-    def __init__(self, port: int, topic: str = "#", protocol: int = paho.MQTTv5) -> None:
+    def __init__(self, port: int, topic: str = "#", protocol: int = paho.MQTTv5, qos: int = 1) -> None:
         self.heard: list[Heard] = []
+        self.subscriptions = 0
+        """How often it subscribed, which it does at each connect."""
         self._subscribed = threading.Event()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion(protocol))
         self._client.reconnect_delay_set(0.1, 0.2)  # type: ignore[arg-type]
-        self._client.on_message = lambda _c, _d, m: self.heard.append(Heard(m.topic, bytes(m.payload), m.retain))
-        self._client.on_connect = lambda client, *_: client.subscribe(topic, qos=1)
-        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.on_message = self._hear
+        self._client.on_connect = lambda client, *_: client.subscribe(topic, qos=qos)
+        self._client.on_subscribe = self._note
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
         assert self._subscribed.wait(5)
+
+    def _hear(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
+        expiry_s = getattr(message.properties, "MessageExpiryInterval", None)
+        self.heard.append(Heard(message.topic, bytes(message.payload), message.retain, expiry_s))
+
+    def _note(self, *_: object) -> None:
+        self.subscriptions += 1
+        self._subscribed.set()
 
     def of(self, suffix: str) -> list[bytes]:
         return [heard.payload for heard in list(self.heard) if heard.topic.endswith(suffix)]

@@ -3,15 +3,16 @@
 import hashlib
 from datetime import UTC, datetime
 
-from connectors.contract import FrameOut, MaskOut, ProcessingTimes, ResultOut, Topics
+from connectors.contract import FrameOut, MaskOut, ProcessingTimes, RegionOut, ResultOut, Topics
 from daemon.finisher import uuid7
-from daemon.ledger import Entry, Message, Record
+from daemon.ledger import Entry, Record
+from daemon.outbox import Message
 
 TOPICS = Topics("test")
 
 
-def entry(station: str, number: int, *, mask: bytes | None = None) -> Entry:
-    """A pass, or a fail with this mask, of frame `number`."""
+def entry(station: str, number: int, *, mask: bytes | None = None, regions: int = 0) -> Entry:
+    """A pass, or a fail with this mask and so many regions (each with a polygon of about 300 bytes), of frame `number`."""
     result_id = uuid7(int(datetime.now(UTC).timestamp() * 1e9))
 
     def complete(sequence: int) -> Record:
@@ -31,7 +32,7 @@ def entry(station: str, number: int, *, mask: bytes | None = None) -> Entry:
             reason=None,
             score=0.1,
             threshold=0.5,
-            regions=(),
+            regions=(RegionOut(x=0, y=0, width=8, height=8, area_px=9, peak=1.5, polygon=((100, 200),) * 32),) * regions,
             mask=mask_out,
             frame=FrameOut(camera="cam", number=number, timestamp_ns=1, clock="host", trigger="free_run"),
             created_at=datetime.now(UTC),

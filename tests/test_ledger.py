@@ -12,7 +12,8 @@ import pytest
 
 from config.errors import StoreError
 from connectors.contract import ResultOut
-from daemon.ledger import FORGET_AT_ONCE, Ledger, last_document, outbox_after, outbox_depth
+from daemon.ledger import FORGET_AT_ONCE, Ledger, last_document
+from daemon.outbox import outbox_after, outbox_totals
 from tests.broker import wait_for
 from tests.records import entry
 
@@ -68,9 +69,10 @@ def test_a_mask_comes_before_its_result_and_leaves_when_acknowledged(tmp_path: P
     assert outbox_after(reader, rows[0].id, 1) == [rows[1]]
     ledger.acknowledge(rows[0].id)
     flush(ledger)
-    depth, oldest = outbox_depth(reader)
-    assert depth == 2
-    assert oldest == rows[1].enqueued_ns
+    totals = outbox_totals(reader)
+    assert totals.rows == 2
+    assert totals.bytes == sum(len(row.topic) + len(row.payload) for row in rows[1:])
+    assert totals.oldest_ns == rows[1].enqueued_ns
     document = last_document(reader, "a")
     assert document is not None
     assert ResultOut.model_validate_json(document).frame.number == 1
@@ -93,7 +95,7 @@ def test_a_call_that_fails_changes_nothing_and_harms_no_neighbour(tmp_path: Path
         failed.result(10)
     assert count.result(10) == 0
     reader = ledger.reader()
-    assert outbox_depth(reader)[0] == 1
+    assert outbox_totals(reader).rows == 1
     reader.close()
     ledger.close()
 

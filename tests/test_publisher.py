@@ -9,37 +9,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from config.errors import MqttError
 from config.schema import MqttConfig
-from connectors.metrics import Metrics
 from connectors.mqtt import MqttConnection
-from daemon.ledger import Ledger, outbox_depth
-from daemon.publisher import Publisher
 from tests.broker import Broker, Listener, wait_for
 from tests.records import entry
-
-
-class Daemon:
-    """Ledger and publisher, joined as the service joins them."""
-
-    def __init__(self, folder: Path, port: int, **config: object) -> None:
-        settings = MqttConfig.model_validate({"port": port, "client_id": "daemon", "prefix": "test", **config})
-        self.metrics = Metrics("0")
-        self.ledger = Ledger(folder, lambda _: self.publisher.wake())
-        self.publisher = Publisher(settings, self.ledger, ("test/status", b"offline"), self.birth, self.metrics)
-        self.publisher.start()
-
-    def birth(self) -> dict[str, bytes]:
-        return {"test/status": b"online"}
-
-    def depth(self) -> int:
-        return self.ledger.call(lambda connection: outbox_depth(connection)[0]).result(10)
-
-    def stop(self) -> None:
-        self.publisher.stop(("test/status", b"stopped"), 5.0)
-        self.ledger.close()
-
-
-def numbers(listener: Listener) -> list[int]:
-    return [json.loads(payload)["frame"]["number"] for payload in listener.of("/result")]
+from tests.sending import Daemon, numbers
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
@@ -156,7 +129,7 @@ def test_the_farewell_is_the_last_word_even_with_a_backlog(tmp_path: Path, broke
     listener.close()
 
 
-def test_a_message_too_large_for_the_broker_is_given_up_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_mask_too_large_for_the_broker_is_told_by_polygons_and_the_rest_goes_on(tmp_path: Path) -> None:
     broker = Broker(tmp_path, "allow_anonymous true", "max_packet_size 20000")
     broker.start()
     listener = Listener(broker.port)
@@ -165,7 +138,10 @@ def test_a_message_too_large_for_the_broker_is_given_up_and_the_rest_goes_on(tmp
     wait_for(lambda: len(listener.of("/result")) == 3, "the three results")
     assert numbers(listener) == [0, 1, 2]
     assert listener.of("/status") == [b"online"]
-    assert b"aprilcam_messages_refused_total 1.0" in daemon.metrics.text()
+    results = [json.loads(payload) for payload in listener.of("/result")]
+    assert results[1]["mask"] == {"form": "polygon", "width": 8, "height": 8, "topic": None, "sha256": None}
+    assert not [heard for heard in listener.heard if "/mask/" in heard.topic]
+    assert daemon.lost() == {("mask", "too_large"): 1}
     daemon.stop()
     listener.close()
     broker.kill()

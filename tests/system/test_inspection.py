@@ -57,11 +57,11 @@ def test_good_parts_pass_scratched_ones_fail_and_the_mask_lies_on_the_scratch(tm
     last = line.retained("press/last", "result")
     assert last is not None
     assert last["sequence"] == 10
+    wait_for(lambda: "aprilcam_outbox_depth 0.0" in line.daemon.get("/metrics")[1], "an empty outbox")
     code, metrics = line.daemon.get("/metrics")
     assert code == 200
     assert 'aprilcam_results_total{reason="",recipe="disc",station="press",verdict="fail"} 5.0' in metrics
     assert 'aprilcam_frames_total{outcome="judged",station="press"} 10.0' in metrics
-    assert "aprilcam_outbox_depth 0.0" in metrics
     checked = subprocess.run(["promtool", "check", "metrics"], input=metrics, capture_output=True, text=True)
     assert (checked.returncode, checked.stderr) == (0, "")
     assert line.daemon.get("/healthz")[0] == 200
