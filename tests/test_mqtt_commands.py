@@ -16,7 +16,6 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from config.schema import MqttConfig
-from connectors.contract import Topics
 from connectors.mqtt import Incoming
 from daemon.intake import STALE_S
 from daemon.mqtt_commands import OVERFLOW, WAITING, MqttCommands
@@ -85,7 +84,7 @@ class Daemon:
     def __init__(self, plant: TestPlant, port: int, protocol: str) -> None:
         self.plant = plant
         settings = MqttConfig.model_validate({"port": port, "client_id": "daemon", "prefix": "plant", "protocol": protocol})
-        self.inbox = MqttCommands(Topics("plant"), plant.commands, ["press"], lambda reply: self.publisher.reply(reply))
+        self.inbox = MqttCommands(settings, plant.commands, ["press"], lambda reply: self.publisher.reply(reply))
         birth = {"plant/status": b"online"}
         self.publisher = Publisher(settings, plant.ledger, ("plant/status", b"offline"), lambda: birth, plant.metrics, self.inbox)
         self.inbox.start()
@@ -209,7 +208,7 @@ def test_a_station_that_waits_for_frames_does_not_hold_up_the_others(daemon5: Da
 
 def test_too_many_commands_are_told_busy_and_more_than_that_only_counted(plant: TestPlant) -> None:
     replies: list[Reply] = []
-    inbox = MqttCommands(Topics("plant"), plant.commands, ["press"], replies.append)
+    inbox = MqttCommands(MqttConfig(prefix="plant"), plant.commands, ["press"], replies.append)
     extra = 5
     for number in range(WAITING + OVERFLOW + extra):
         payload = json.dumps({"request_id": str(number)}).encode()
@@ -228,7 +227,7 @@ def test_a_trigger_does_not_wait_for_a_registration_and_an_old_one_is_not_fired(
     engineer.send("press/command/register", {"station": "press", "next": 1, "timeout_s": 3.0})
     assert engineer.ask("press/command/trigger", {}).document["command"] == "trigger"  # no frame has come for the other yet
     told: list[Reply] = []
-    inbox = MqttCommands(Topics("plant"), daemon5.plant.commands, ["press"], told.append)
+    inbox = MqttCommands(MqttConfig(prefix="plant"), daemon5.plant.commands, ["press"], told.append)
     inbox.receive(Incoming("plant/press/command/trigger", b"{}", False, None, None))
     time.sleep(STALE_S + 0.05)
     inbox.start()

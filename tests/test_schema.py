@@ -168,13 +168,14 @@ def test_the_example_is_valid_and_shows_every_key(tmp_path: Path) -> None:
     (tmp_path / "shots" / "gear").mkdir(parents=True)
     (tmp_path / "drop" / "gear").mkdir(parents=True)
     (tmp_path / "password").write_text("x")
-    for secret in ("/etc/aprilcam/mqtt-password", "/etc/aprilcam/http-token"):
-        text = text.replace(secret, str(tmp_path / "password"))
+    for secret in ("mqtt-password", "http-token", "ca.pem", "daemon.pem", "daemon.key-password", "daemon.key"):
+        text = text.replace(f'"/etc/aprilcam/{secret}"', f'"{tmp_path}/password"')
     config = load(tmp_path, text)
 
     assert keys(Config) == set(document)
     for table in ("store", "mqtt", "http", "inference", "archive"):
         assert keys(type(getattr(config, table))) == set(document[table])
+    assert keys(type(config.mqtt.tls)) == set(document["mqtt"]["tls"])  # type: ignore[arg-type]
     commented = {line.split("=")[0].strip("# ") for line in text.splitlines() if line.startswith("# ") and "=" in line}
     pylon, aravis, folder = document["cameras"]
     assert keys(PylonCamera) == set(pylon) | (commented & keys(PylonCamera))
