@@ -1,5 +1,6 @@
 """TLS to the broker: the context made from files that may be replaced at any time, and what goes wrong, said plainly."""
 
+import contextlib
 import hashlib
 import logging
 import ssl
@@ -45,6 +46,18 @@ class TlsSocket(ssl.SSLSocket):
             raise
         except OSError as error:
             self.trouble = error
+            raise
+
+    def send(self, *args: Any) -> int:
+        """As SSLSocket's."""
+        try:
+            return super().send(*args)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except OSError:
+            # The broker has closed it; why lies behind, unread.
+            with contextlib.suppress(OSError):
+                self.recv(1)
             raise
 
 
@@ -178,6 +191,8 @@ def explain(error: Exception, config: MqttConfig) -> tuple[str, str] | None:
     """(reason, mend) of a connection that TLS ended, None where it was not TLS."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _not_verified(error, config)
+    if config.tls is not None and isinstance(error, ssl.SSLEOFError | ConnectionResetError):
+        return "it hung up while TLS began", "Check that [mqtt] port is one where it speaks TLS (8883 mostly)"
     if not isinstance(error, ssl.SSLError):
         return None
     reason = error.reason or ""

@@ -2,6 +2,7 @@
 
 import ssl
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,27 @@ class Secured:
         return None
 
 
-def test_the_broker_is_verified_by_its_ca_and_name(tmp_path: Path, ca: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    secured = Secured(tmp_path, ca)
+Secure = Callable[..., Secured]
+
+
+@pytest.fixture
+def secure(tmp_path: Path, ca: Authority) -> Iterator[Secure]:
+    """Starts a broker."""
+    started: list[Secured] = []
+
+    def secure(*tls: str, **names: str) -> Secured:
+        started.append(Secured(tmp_path, ca, *tls, **names))
+        return started[-1]
+
+    yield secure
+    for secured in started:
+        secured.broker.kill()
+
+
+def test_the_broker_is_verified_by_its_ca_and_name(
+    tmp_path: Path, ca: Authority, secure: Secure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secured = secure()
     assert secured.attempt(ca_file=ca.file) is None
     told = secured.attempt(ca_file=Authority(tmp_path, "other").file)
     assert told is not None
@@ -56,11 +76,10 @@ def test_the_broker_is_verified_by_its_ca_and_name(tmp_path: Path, ca: Authority
     assert "its certificate is of no CA in this machine's trust store" in told
     monkeypatch.setenv("SSL_CERT_FILE", str(ca.file))  # OpenSSL's own way to name the machine's trust store
     assert secured.attempt() is None
-    secured.broker.kill()
 
 
-def test_another_name_is_refused_unless_the_check_is_turned_off(tmp_path: Path, ca: Authority) -> None:
-    secured = Secured(tmp_path, ca, names="DNS:broker.plant7.example")
+def test_another_name_is_refused_unless_the_check_is_turned_off(tmp_path: Path, ca: Authority, secure: Secure) -> None:
+    secured = secure(names="DNS:broker.plant7.example")
     told = secured.attempt(ca_file=ca.file)
     assert told is not None
     assert "its certificate is not for the name '127.0.0.1'. Use a name of its certificate as [mqtt] host" in told
@@ -69,15 +88,14 @@ def test_another_name_is_refused_unless_the_check_is_turned_off(tmp_path: Path, 
     told = secured.attempt(ca_file=Authority(tmp_path, "other").file, check_hostname=False)
     assert told is not None
     assert "of no CA in" in told
-    secured.broker.kill()
 
 
 @pytest.mark.parametrize("version", ["tlsv1.2", "tlsv1.3"])
 def test_a_broker_that_wants_a_client_certificate_gets_it_or_says_what_it_wants(
-    tmp_path: Path, ca: Authority, version: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ca: Authority, secure: Secure, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENSSL_CONF", str(_only(tmp_path, version)))
-    secured = Secured(tmp_path, ca, "require_certificate true")
+    secured = secure("require_certificate true")
     certificate, key = ca.issue("daemon")
     assert secured.attempt(ca_file=ca.file, certificate_file=certificate, key_file=key) is None
     told = secured.attempt(ca_file=ca.file)
@@ -87,7 +105,6 @@ def test_a_broker_that_wants_a_client_certificate_gets_it_or_says_what_it_wants(
     told = secured.attempt(ca_file=ca.file, certificate_file=certificate, key_file=key)
     assert told is not None
     assert f"it does not accept our certificate (unknown ca). Renew {certificate}" in told
-    secured.broker.kill()
 
 
 def _only(folder: Path, version: str) -> Path:
@@ -101,9 +118,9 @@ def _only(folder: Path, version: str) -> Path:
     return file
 
 
-def test_a_broker_of_tls_1_1_is_refused(tmp_path: Path, ca: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_of_tls_1_1_is_refused(tmp_path: Path, ca: Authority, secure: Secure, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENSSL_CONF", str(_only(tmp_path, "tlsv1.1")))
-    secured = Secured(tmp_path, ca, "tls_version tlsv1.1", "ciphers ALL:@SECLEVEL=0")
+    secured = secure("tls_version tlsv1.1", "ciphers ALL:@SECLEVEL=0")
     monkeypatch.delenv("OPENSSL_CONF")
     old = ["openssl", "s_client", "-connect", f"127.0.0.1:{secured.broker.port}", "-CAfile", ca.file, "-tls1_1"]
     done = subprocess.run([*old, "-cipher", "ALL:@SECLEVEL=0"], input=b"", capture_output=True, timeout=10)
@@ -111,21 +128,20 @@ def test_a_broker_of_tls_1_1_is_refused(tmp_path: Path, ca: Authority, monkeypat
     told = secured.attempt(ca_file=ca.file)
     assert told is not None
     assert "it speaks no TLS as new as 1.2. Let the broker speak TLS 1.2 or newer" in told
-    secured.broker.kill()
 
 
-def test_tls_and_no_tls_do_not_meet_and_each_says_so(tmp_path: Path, ca: Authority) -> None:
-    secured = Secured(tmp_path, ca)
+def test_tls_and_no_tls_do_not_meet_and_each_says_so(ca: Authority, secure: Secure) -> None:
+    secured = secure()
     tls_port = secured.broker.port
     secured.broker.port = secured.plain_port
     told = secured.attempt(ca_file=ca.file)
     assert told is not None
+    assert "8883 mostly" in told
     settings = MqttConfig(port=tls_port, client_id="daemon")
     with pytest.raises(
         MqttError, match=r"hung up before it answered\. Check \[mqtt\] port and protocol, and whether it wants TLS"
     ):
         MqttConnection(settings, ("t", b""), lambda *_: None, lambda _: None).open(5.0)
-    secured.broker.kill()
 
 
 def test_files_that_cannot_be_used_are_told_with_the_mend_and_nothing_of_what_is_in_them(tmp_path: Path, ca: Authority) -> None:
@@ -178,8 +194,10 @@ def test_when_a_certificate_expires_is_read_as_openssl_reads_it(ca: Authority) -
         assert expiry.timestamp() == ssl.cert_time_to_seconds(done.stdout.decode().strip().partition("=")[2])
 
 
-def test_a_certificate_that_is_replaced_while_connected_is_used_and_nothing_is_lost(tmp_path: Path, ca: Authority) -> None:
-    secured = Secured(tmp_path, ca, "require_certificate true", "use_identity_as_username true")
+def test_a_certificate_that_is_replaced_while_connected_is_used_and_nothing_is_lost(
+    tmp_path: Path, ca: Authority, secure: Secure
+) -> None:
+    secured = secure("require_certificate true", "use_identity_as_username true")
     (tmp_path / "own").mkdir()
     own, own_key = tmp_path / "own" / "daemon.pem", tmp_path / "own" / "daemon.key"
 
@@ -217,7 +235,6 @@ def test_a_certificate_that_is_replaced_while_connected_is_used_and_nothing_is_l
     assert set(listener.of("/status")) == {b"online"}  # the will was not sent
     daemon.stop()
     listener.close()
-    secured.broker.kill()
 
 
 def test_replaced_files_are_noticed_by_themselves_but_not_when_they_are_only_touched(
