@@ -1,5 +1,6 @@
 """connectors/tls.py: a real mosquitto with TLS, certificates of the test's own."""
 
+import json
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,9 +12,12 @@ from config.errors import MqttError
 from config.schema import MqttConfig
 from connectors.mqtt import MqttConnection
 from connectors.tls import CertificateWatch, expiry_of, trouble_of
+from daemon.announcer import Announcer
+from daemon.mqtt_commands import MqttCommands
 from demo.run import free_port
 from tests.broker import Broker, Listener, wait_for
 from tests.certificates import Authority
+from tests.plant import MakePlant
 from tests.records import entry
 from tests.test_publisher import Daemon, numbers
 
@@ -234,6 +238,40 @@ def test_a_certificate_that_is_replaced_while_connected_is_used_and_nothing_is_l
     assert numbers(listener) == list(range(2_000))
     assert set(listener.of("/status")) == {b"online"}  # the will was not sent
     daemon.stop()
+    listener.close()
+
+
+def test_a_bad_certificate_is_told_while_results_wait_and_mended_without_a_restart(
+    tmp_path: Path, ca: Authority, secure: Secure
+) -> None:
+    secured = secure("require_certificate true")
+    listener = Listener(secured.plain_port)
+    own, key = ca.issue("daemon-expired", days=-1)
+    daemon = Daemon(tmp_path, secured.broker.port, tls={"ca_file": ca.file, "certificate_file": own, "key_file": key})
+    daemon.ledger.submit(entry("a", number) for number in range(3))
+    assert daemon.publisher.attempted.wait(10)
+    assert f"mqtt.tls.certificate_file: {own}: it expired on" in str(daemon.publisher.trouble)
+    assert daemon.depth() == 3
+    ca.issue("daemon-expired")
+    wait_for(lambda: numbers(listener) == [0, 1, 2], "the results")
+    assert daemon.publisher.trouble is None
+    daemon.stop()
+    listener.close()
+
+
+def test_a_name_that_is_not_checked_is_shown_in_the_retained_status(make: MakePlant, ca: Authority, secure: Secure) -> None:
+    plant, secured = make(), secure(names="DNS:broker.plant7.example")
+    tls = {"ca_file": ca.file, "check_hostname": False}
+    settings = MqttConfig.model_validate({"port": secured.broker.port, "tls": tls})
+    inbox = MqttCommands(settings, plant.commands, ["press"], lambda reply: announcer.publisher.reply(reply))
+    announcer = Announcer(settings, "1", plant.ledger, plant.metrics, inbox, {}, {})
+    announcer.publisher.start()
+    wait_for(lambda: announcer.publisher.connected, "the connection")
+    listener = Listener(secured.plain_port, "aprilcam/status")
+    wait_for(lambda: listener.heard != [], "the status")
+    assert listener.heard[0].retained
+    assert json.loads(listener.heard[0].payload)["tls"] == "hostname_not_checked"
+    announcer.publisher.stop(announcer.status("stopped"), 1.0)
     listener.close()
 
 
