@@ -88,7 +88,9 @@ def make_context(tls: TlsConfig) -> ssl.SSLContext:
 
 
 def _load_own(context: ssl.SSLContext, tls: TlsConfig, certificate: Path) -> None:
-    der = _check_pem(certificate, "certificate_file")
+    expiry = _expiry(_check_pem(certificate, "certificate_file"))
+    if expiry is None:
+        raise _wrong("certificate_file", certificate, "its certificate cannot be read", "Put a whole PEM file there")
     key = tls.key_file or certificate
     which = "key_file" if tls.key_file else "certificate_file"
 
@@ -111,8 +113,9 @@ def _load_own(context: ssl.SSLContext, tls: TlsConfig, certificate: Path) -> Non
         raise _wrong(which, key, reason, mend) from None
     except OSError as error:
         raise _wrong(which, key, _plain(error), READABLE) from None
-    expiry = _expiry(der)
-    if expiry is not None and expiry < datetime.now(UTC):
+    except ValueError:
+        raise _wrong("key_password_file", tls.key_password_file or key, "too long for a password", "Check the file") from None
+    if expiry < datetime.now(UTC):
         raise _wrong("certificate_file", certificate, f"it expired on {expiry:%Y-%m-%d %H:%M} UTC", "Renew it")
 
 
@@ -201,9 +204,12 @@ def explain(error: Exception, config: MqttConfig) -> tuple[str, str] | None:
     if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
         return "it answers without TLS", "Check [mqtt] port (8883 mostly), or leave [mqtt.tls] out"
     own = config.tls.certificate_file if config.tls is not None else None
-    if "CERTIFICATE_REQUIRED" in reason or ("HANDSHAKE_FAILURE" in reason and own is None):
-        return "it wants a client certificate", "Set [mqtt.tls] certificate_file and key_file"
-    if own is not None and "ALERT" in reason:
+    mend = "Set [mqtt.tls] certificate_file and key_file"
+    if "CERTIFICATE_REQUIRED" in reason:
+        return "it wants a client certificate", mend
+    if "HANDSHAKE_FAILURE" in reason and own is None:  # so it is said with TLS 1.2
+        return "it wants a client certificate, or no cipher that we know", mend
+    if own is not None and "ALERT" in reason and any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "DENIED")):
         why = reason.partition("ALERT_")[2].replace("_", " ").lower()
         return f"it does not accept our certificate ({why})", f"Renew {own}, signed by a CA that the broker knows"
     why = reason.replace("_", " ").lower() or str(error)

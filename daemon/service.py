@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -124,7 +123,7 @@ class Service:
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._signalled)
-        signal.signal(signal.SIGHUP, self._signalled if sys.stdin.isatty() else self._told_to_reload)
+        signal.signal(signal.SIGHUP, self._signalled if os.isatty(0) else self._told_to_reload)
         with ExitStack() as stack:
             try:
                 self._start(stack)

@@ -5,6 +5,7 @@ import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,8 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 class Secured:
     """A broker that speaks TLS, and plainly on another port, where the test listens."""
 
-    def __init__(self, folder: Path, ca: Authority, *tls: str, names: str = "IP:127.0.0.1") -> None:
-        certificate, key = ca.issue("broker", names=names)
+    def __init__(self, folder: Path, ca: Authority, *tls: str, names: str = "IP:127.0.0.1", days: int = 2) -> None:
+        certificate, key = ca.issue("broker", names=names, days=days)
         self.plain_port = free_port()
         self.log = folder / "mosquitto.log"
         lines = (f"cafile {ca.file}", f"certfile {certificate}", f"keyfile {key}", *tls, f"listener {self.plain_port} 127.0.0.1")
@@ -58,8 +59,8 @@ def secure(tmp_path: Path, ca: Authority) -> Iterator[Secure]:
     """Starts a broker."""
     started: list[Secured] = []
 
-    def secure(*tls: str, **names: str) -> Secured:
-        started.append(Secured(tmp_path, ca, *tls, **names))
+    def secure(*tls: str, **certificate: Any) -> Secured:
+        started.append(Secured(tmp_path, ca, *tls, **certificate))
         return started[-1]
 
     yield secure
@@ -80,6 +81,9 @@ def test_the_broker_is_verified_by_its_ca_and_name(
     assert "its certificate is of no CA in this machine's trust store" in told
     monkeypatch.setenv("SSL_CERT_FILE", str(ca.file))  # OpenSSL's own way to name the machine's trust store
     assert secured.attempt() is None
+    told = secure(days=-1).attempt(ca_file=ca.file)
+    assert told is not None
+    assert "its certificate has expired. Renew it at the broker" in told
 
 
 def test_another_name_is_refused_unless_the_check_is_turned_off(tmp_path: Path, ca: Authority, secure: Secure) -> None:
@@ -104,7 +108,8 @@ def test_a_broker_that_wants_a_client_certificate_gets_it_or_says_what_it_wants(
     assert secured.attempt(ca_file=ca.file, certificate_file=certificate, key_file=key) is None
     told = secured.attempt(ca_file=ca.file)
     assert told is not None
-    assert "it wants a client certificate. Set [mqtt.tls] certificate_file and key_file" in told
+    assert "it wants a client certificate" in told
+    assert told.endswith("Set [mqtt.tls] certificate_file and key_file.")
     certificate, key = Authority(tmp_path, "other").issue("stranger")
     told = secured.attempt(ca_file=ca.file, certificate_file=certificate, key_file=key)
     assert told is not None
@@ -159,7 +164,17 @@ def test_files_that_cannot_be_used_are_told_with_the_mend_and_nothing_of_what_is
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     right.write_text("open sesame\n")
     wrong.write_text("a secret that is wrong\n")
+    broken = tmp_path / "broken"
+    broken.write_text(f"{ssl.PEM_HEADER}\naGVsbG8=\n{ssl.PEM_FOOTER}\n")
+    long = tmp_path / "long"
+    long.write_text("x" * 2_000)
     cases = [
+        ({"ca_file": broken}, f"mqtt.tls.ca_file: {broken}: not a PEM file of certificates. Put the CA's PEM file there."),
+        ({"certificate_file": broken}, f"mqtt.tls.certificate_file: {broken}: its certificate cannot be read. "),
+        (
+            {"certificate_file": locked, "key_file": locked_key, "key_password_file": long},
+            f"mqtt.tls.key_password_file: {long}: too long for a password. ",
+        ),
         ({"ca_file": gone}, f"mqtt.tls.ca_file: {gone}: No such file or directory. Make it readable to the daemon."),
         ({"ca_file": text}, f"mqtt.tls.ca_file: {text}: no certificate in PEM. Put a PEM file there."),
         ({"ca_file": key}, f"mqtt.tls.ca_file: {key}: no certificate in PEM. Put a PEM file there."),
