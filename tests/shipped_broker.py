@@ -27,7 +27,7 @@ class ShippedBroker:
         self.ca.issue("broker")
         self.passwords = {user: secrets.token_hex(8) for user in ("daemon", "scada", "engineer", "guest")}
         for number, (user, password) in enumerate(self.passwords.items()):
-            made = ["mosquitto_passwd", *(["-c"] if number == 0 else []), "-b", folder / "passwords", user, password]
+            made = ["mosquitto_passwd", *(["-c"] if number == 0 else []), "-b", str(folder / "passwords"), user, password]
             subprocess.run(made, check=True, capture_output=True)
         shutil.copy(SHIPPED / "acl", folder / "acl")
         text = (SHIPPED / "aprilcam.conf").read_text()

@@ -77,7 +77,7 @@ def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
         ("[[cameras]]", "[mqtt]\nusername = 'x'\npassword_file = 'none'\n[[cameras]]", "mqtt.password_file", "is not a file"),
         ("[[cameras]]", "[http]\ntoken_file = 'credential:a/b'\n[[cameras]]", "http.token_file", "cannot be the name of a cred"),
         ("[[cameras]]", "[mqtt.tls]\nca_file = 'none'\n[[cameras]]", "mqtt.tls.ca_file", "is not a file. Correct the path"),
-        ("[[cameras]]", "[mqtt.tls]\nca = 'x'\n[[cameras]]", "mqtt.tls.ca", "unknown key. Did you mean ca_file?"),
+        ("[[cameras]]", "[mqtt.tls]\ncafile = 'x'\n[[cameras]]", "mqtt.tls.cafile", "unknown key. Did you mean ca_file?"),
         ("[[cameras]]", "[mqtt.tls]\nkey_file = 'aprilcam.toml'\n[[cameras]]", "mqtt.tls.key_file", "without a certificate"),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_broker_of_tls_1_1_is_refused(tmp_path: Path, ca: Authority, secure: S
     monkeypatch.setenv("OPENSSL_CONF", str(_only(tmp_path, "tlsv1.1")))
     secured = secure("tls_version tlsv1.1", "ciphers ALL:@SECLEVEL=0")
     monkeypatch.delenv("OPENSSL_CONF")
-    old = ["openssl", "s_client", "-connect", f"127.0.0.1:{secured.broker.port}", "-CAfile", ca.file, "-tls1_1"]
+    old = ["openssl", "s_client", "-connect", f"127.0.0.1:{secured.broker.port}", "-CAfile", str(ca.file), "-tls1_1"]
     done = subprocess.run([*old, "-cipher", "ALL:@SECLEVEL=0"], input=b"", capture_output=True, timeout=10)
     assert b"Verify return code: 0 (ok)" in done.stdout  # an old client would have been served
     told = secured.attempt(ca_file=ca.file)
@@ -199,9 +199,9 @@ def test_files_that_cannot_be_used_are_told_with_the_mend_and_nothing_of_what_is
         assert settings.tls is not None
         assert trouble_of(settings.tls) == str(caught.value)
     for well in ({"certificate_file": locked, "key_file": locked_key, "key_password_file": right}, {"certificate_file": good}):
-        tls = MqttConfig.model_validate({"tls": {"key_file": key, **well}}).tls
-        assert tls is not None
-        assert trouble_of(tls) is None
+        loaded = MqttConfig.model_validate({"tls": {"key_file": key, **well}}).tls
+        assert loaded is not None
+        assert trouble_of(loaded) is None
 
 
 def test_when_a_certificate_expires_is_read_as_openssl_reads_it(ca: Authority) -> None:
