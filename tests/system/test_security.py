@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ class Bench:
     def ask(self, name: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
         """The reply, checked against the shipped schema."""
         before = len(self.user.heard)
-        request = {"request_id": f"{name} {before}", **(request or {})}
+        request = {"request_id": f"{self._protocol} {name} {before}", **(request or {})}
         response = ("aprilcam/press/reply/bench-1", os.urandom(4)) if self._protocol == "5" else None
         self.user.say(f"aprilcam/press/command/{name}", json.dumps(request).encode(), response)
         wait_for(lambda: len(self.user.heard) > before, f"an answer to {name}")
@@ -64,11 +66,14 @@ def test_every_command_is_done_over_the_shipped_broker(tmp_path: Path) -> None:
     (tmp_path / "credentials" / "mqtt-password").write_text(broker.passwords["daemon"])
     (tmp_path / "credentials" / "mqtt-password").chmod(0o644)
     daemon = Daemon(tmp_path, broker.port, TRIGGERED.format(extra=""), "", "[archive]\npass_share = 1.0")
+    own, key = broker.ca.issue("daemon-own")
     login = f"""prefix = "aprilcam"
 username = "daemon"
 password_file = "credential:mqtt-password"
 [mqtt.tls]
 ca_file = "{broker.ca.file}"
+certificate_file = "{own}"
+key_file = "{key}"
 """
     daemon.config.write_text(daemon.config.read_text().replace('prefix = "plant"\n', login))
     scada = User(broker, "scada")
@@ -94,14 +99,18 @@ ca_file = "{broker.ca.file}"
         metrics = daemon.get("/metrics")[1]
         for name in REQUESTS:
             assert f'aprilcam_commands_total{{command="{name}",outcome="ok"}}' in metrics
-        assert "disc" in Bench(broker, "5").ask("recipe_list")["answer"]["recipes"][0]["recipe"]
+        assert expiry(metrics) < time.time() + 2 * 86_400
+        bench = Bench(broker, "5")
+        assert "disc" in [row["recipe"] for row in bench.do("recipe_list")["recipes"]]
+        bench.user.close()
 
-        # Another CA, as when the plant renews its certificates: SIGHUP is no end, and the daemon comes again.
-        broker.ca.file.write_bytes(broker.ca.file.read_bytes() * 2)
+        # A renewed certificate: SIGHUP is no end, and the daemon comes again.
+        broker.ca.issue("daemon-own", days=30)
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGHUP)
         wait_for(lambda: "the certificates were renewed" in daemon.said().replace("\n", " "), "the renewal")
         wait_for(lambda: bool(json.loads(daemon.get("/api/status")[1])["broker"]["connected"]), "the connection")
+        assert expiry(daemon.get("/metrics")[1]) > time.time() + 29 * 86_400
         assert daemon.end() == 0
         said = [json.loads(heard.payload)["status"] for heard in scada.heard if heard.topic == "aprilcam/status"]
         assert said == ["online", "online", "stopped"]
@@ -112,6 +121,12 @@ ca_file = "{broker.ca.file}"
         daemon.keep_cache()
         scada.close()
         broker.kill()
+
+
+def expiry(metrics: str) -> float:
+    """When the client certificate expires, in seconds since 1970."""
+    [line] = re.findall(r"^aprilcam_mqtt_certificate_expiry_timestamp_seconds (\S+)$", metrics, re.MULTILINE)
+    return float(line)
 
 
 def every_command(bench: Bench, recipe: str) -> None:
