@@ -5,6 +5,8 @@ Every key is documented in `aprilcam.example.toml`; a test keeps the two equal. 
 
 import difflib
 import ipaddress
+import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -37,6 +39,22 @@ def _resolve(value: Any, info: ValidationInfo) -> Any:
 ConfigPath = Annotated[Path, BeforeValidator(_resolve)]
 """A path; relative ones start at the folder of the configuration file."""
 
+CREDENTIALS = Path("/run/credentials/aprilcam.service")
+"""Where systemd puts the unit's credentials; the daemon itself is told by $CREDENTIALS_DIRECTORY."""
+
+
+def _resolve_secret(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str) or not value.startswith("credential:"):
+        return _resolve(value, info)
+    name = value.removeprefix("credential:")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        raise ValueError(f"{name!r} cannot be the name of a credential: letters, digits, '_', '-' and '.', at most 64")
+    return Path(os.environ.get("CREDENTIALS_DIRECTORY") or CREDENTIALS) / name
+
+
+SecretPath = Annotated[Path, BeforeValidator(_resolve_secret)]
+"""A path, or "credential:NAME": a systemd credential of the unit (LoadCredential=, systemd.exec(5))."""
+
 
 class Section(BaseModel):
     """Base of every table: unknown keys are errors, values are not coerced across types, nothing changes after loading."""
@@ -51,6 +69,22 @@ class StoreConfig(Section):
     results_days: float = Field(default=30.0, gt=0, le=36_500)
 
 
+class TlsConfig(Section):
+    """How the broker proves who it is, and we to it. Always TLS 1.2 or newer."""
+
+    ca_file: ConfigPath | None = None
+    certificate_file: ConfigPath | None = None
+    key_file: SecretPath | None = None
+    key_password_file: SecretPath | None = None
+    check_hostname: bool = True
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Those that are configured, by key."""
+        keys = ("ca_file", "certificate_file", "key_file", "key_password_file")
+        return {key: file for key in keys if (file := getattr(self, key)) is not None}
+
+
 class MqttConfig(Section):
     """The broker and this daemon's place in its topic tree."""
 
@@ -60,13 +94,23 @@ class MqttConfig(Section):
     prefix: str = Field(default="aprilcam", pattern=r"^[^/#+$\x00][^#+\x00]*[^/#+\x00]$|^[^/#+$\x00]$", max_length=200)
     client_id: str = Field(default="aprilcam", min_length=1, max_length=64)
     username: str | None = None
-    password_file: ConfigPath | None = None
+    password_file: SecretPath | None = None
     keepalive_s: int = Field(default=15, ge=1, le=3_600)
     in_flight: int = Field(default=64, ge=1, le=1_000)
     max_packet_bytes: int | None = Field(default=None, ge=1_000)
     mask_expiry_s: int = Field(default=3_600, ge=1, le=4_294_967_295)
     outbox_max_bytes: int = Field(default=5_000_000_000, ge=1_000_000)
     outbox_max_age_h: float = Field(default=720.0, gt=0, le=876_000)
+    commands_per_s: float = Field(default=50.0, gt=0, le=10_000)
+    triggers_per_s: float = Field(default=1_000.0, gt=0, le=100_000)
+    tls: TlsConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tls_port(cls, document: Any) -> Any:
+        if isinstance(document, dict) and document.get("tls") is not None:
+            return {"port": 8883, **document}
+        return document
 
 
 class HttpConfig(Section):
@@ -74,7 +118,7 @@ class HttpConfig(Section):
 
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=9464, ge=0, le=65_535)
-    token_file: ConfigPath | None = None
+    token_file: SecretPath | None = None
 
 
 class InferenceConfig(Section):
@@ -320,7 +364,7 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
         elif isinstance(part, str):
             nested = {
                 "store": StoreConfig, "mqtt": MqttConfig, "http": HttpConfig, "inference": InferenceConfig,
-                "archive": ArchiveConfig, "recipes": RecipeConfig, "stations": StationConfig, "region": Region,
+                "archive": ArchiveConfig, "recipes": RecipeConfig, "stations": StationConfig, "region": Region, "tls": TlsConfig,
             }  # fmt: skip
             model = nested.get(part, model)
     return list(model.model_fields)
@@ -362,17 +406,39 @@ def _cross_check(config: Config) -> Iterator[Problem]:
         if station.recipe not in recipes:
             reason = f"no recipe is named {station.recipe!r}"
             yield Problem(f"stations.{index}.recipe", reason, f"Known: {', '.join(sorted(recipes))}")
-    if config.mqtt.password_file is not None and config.mqtt.username is None:
-        yield Problem("mqtt.password_file", "without a username it is not used", "Add mqtt.username, or leave it out")
-    if (password := config.mqtt.password_file) is not None and not password.is_file():
-        yield Problem("mqtt.password_file", f"{password} is not a file", "Write the password into it, mode 0600")
+    yield from _check_secrets(config)
     for index, recipe in enumerate(config.recipes):
         if recipe.shots is not None and not recipe.shots.is_dir():
             mend = "Make it and put pictures of good parts into it"
             yield Problem(f"recipes.{index}.shots", f"{recipe.shots} is not a folder", mend)
-    if (token := config.http.token_file) is not None and not token.is_file():
-        yield Problem("http.token_file", f"{token} is not a file", "Write a long random token into it, mode 0640")
     yield from _check_drops(config)
+
+
+def _check_secrets(config: Config) -> Iterator[Problem]:
+    mqtt, tls = config.mqtt, config.mqtt.tls
+    if mqtt.password_file is not None and mqtt.username is None:
+        yield Problem("mqtt.password_file", "without a username it is not used", "Add mqtt.username, or leave it out")
+    if tls is not None and tls.key_file is not None and tls.certificate_file is None:
+        yield Problem("mqtt.tls.key_file", "without a certificate it is not used", "Add mqtt.tls.certificate_file")
+    if tls is not None and tls.key_password_file is not None and tls.certificate_file is None:
+        yield Problem("mqtt.tls.key_password_file", "without a key it is not used", "Leave it out")
+    if mqtt.password_file is not None and _is_missing(mqtt.password_file):
+        yield Problem("mqtt.password_file", f"{mqtt.password_file} is not a file", "Write the password into it, mode 0600")
+    for key, file in (tls.files if tls is not None else {}).items():
+        if _is_missing(file):
+            yield Problem(f"mqtt.tls.{key}", f"{file} is not a file", "Correct the path, or put the file there")
+    if (token := config.http.token_file) is not None and _is_missing(token):
+        yield Problem("http.token_file", f"{token} is not a file", "Write a long random token into it, mode 0640")
+
+
+def _is_missing(file: Path) -> bool:
+    """What only the daemon may see is not missing, and credentials are there only while it runs."""
+    if file.parent == CREDENTIALS:
+        return False
+    try:
+        return not file.is_file()
+    except PermissionError:
+        return False
 
 
 def _check_drops(config: Config) -> Iterator[Problem]:

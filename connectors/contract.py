@@ -200,6 +200,11 @@ class EventOut(Payload):
     created_at: Moment
 
 
+TlsUse = Literal["off", "verified", "hostname_not_checked"]
+"""How the daemon's own connection to the broker is secured. hostname_not_checked: by TLS, but any certificate of the CA passes
+for the broker's."""
+
+
 class StatusOut(Payload):
     """Whether the daemon is there, retained; `offline` is its will. `since` is when this process started."""
 
@@ -207,6 +212,7 @@ class StatusOut(Payload):
     status: Literal["online", "stopped", "offline"]
     version: str
     since: Moment
+    tls: TlsUse = "off"
 
 
 @dataclass(frozen=True)

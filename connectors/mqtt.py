@@ -18,6 +18,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from config.errors import MqttError
 from config.schema import MqttConfig
+from connectors.secret import first_line
+from connectors.tls import TlsSocket, explain, make_context
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,8 @@ class MqttConnection:
     ) -> None:
         """`will` is (topic, payload), retained. `on_acknowledged` gets each message's token, and why the broker
         refused it for good, None when it has it. `on_lost` comes once, with the reason. `on_message` gets what comes on
-        subscribed topics; it must return at once."""
+        subscribed topics; it must return at once. Password and certificates are read now. Raises MqttError where they
+        cannot be used."""
         self._config = config
         self._on_acknowledged = on_acknowledged
         self._on_lost = on_lost
@@ -79,7 +82,11 @@ class MqttConnection:
         )
         self._client.will_set(will[0], will[1], qos=1, retain=True)
         if config.username is not None:
-            self._client.username_pw_set(config.username, _password(config))
+            secret = first_line(config.password_file, "password file") if config.password_file is not None else None
+            self._client.username_pw_set(config.username, secret)
+        if config.tls is not None:
+            self._client.tls_set_context(make_context(config.tls))
+        self._socket: object = None
         self.window = config.in_flight + RETAINED_ROOM
         """Messages that may be on their way at once: ours, or less where the broker says so (Receive Maximum)."""
         # No limit and no queue of paho's: `room` is the one window, and what has no room stays with us.
@@ -90,7 +97,7 @@ class MqttConnection:
         self._client.on_publish = self._published
         self._client.on_message = self._arrived
         self._client.on_subscribe = self._subscribed
-        self._client.on_socket_open = _no_delay
+        self._client.on_socket_open = self._opened
 
     def open(self, timeout_s: float) -> None:
         """Connect. Raises MqttError naming broker, reason and mend when it is not there, refuses us or does not answer."""
@@ -105,6 +112,8 @@ class MqttConnection:
                 properties.SessionExpiryInterval = 0
             self._client.connect(self._config.host, self._config.port, self._config.keepalive_s, properties=properties)
         except (OSError, ValueError) as error:
+            if (told := explain(error, self._config)) is not None:
+                raise MqttError(f"{where}: {told[0]}. {told[1]}.") from None
             mend = "Check [mqtt] host and port, and that the broker runs"
             raise MqttError(f"{where} cannot be reached: {error}. {mend}.") from None
         self._client.loop_start()
@@ -114,6 +123,12 @@ class MqttConnection:
         self._closing = True
         self._client.disconnect()
         self._client.loop_stop()
+        trouble = self._socket.trouble if isinstance(self._socket, TlsSocket) else None
+        if self._refusal is None and trouble is not None and (told := explain(trouble, self._config)) is not None:
+            raise MqttError(f"{where}: {told[0]}. {told[1]}.")
+        if self._refusal is None and answered:
+            mend = "Check [mqtt] port and protocol, and whether it wants TLS or a client certificate ([mqtt.tls])"
+            raise MqttError(f"{where} hung up before it answered. {mend}.")
         reason = self._refusal or f"no answer within {timeout_s:g} s"
         raise MqttError(f"{where} refused the connection: {reason}. Check [mqtt] username, password_file and protocol.")
 
@@ -166,6 +181,12 @@ class MqttConnection:
         self._client.loop_stop()
 
     # paho's network thread dies of an exception in a callback: none of these may raise.
+    def _opened(self, _client: paho.Client, _data: object, sock: object) -> None:
+        self._socket = sock
+        # Without it a small message waits for the broker's delayed ACK (40 ms).
+        if isinstance(sock, socket.socket):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
     def _connect_answered(
         self,
         _client: paho.Client,
@@ -235,20 +256,3 @@ class MqttConnection:
             callback()
         except Exception:
             log.exception("an MQTT callback failed")
-
-
-def _no_delay(_client: paho.Client, _data: object, sock: object) -> None:
-    # Without it a small message waits for the broker's delayed ACK (40 ms).
-    if isinstance(sock, socket.socket):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _password(config: MqttConfig) -> str | None:
-    if config.password_file is None:
-        return None
-    try:
-        return (config.password_file.read_text(encoding="utf-8").splitlines() or [""])[0]
-    except OSError as error:
-        raise MqttError(f"password file {config.password_file}: {error.strerror}. Make it readable to the daemon.") from None
-    except UnicodeDecodeError:
-        raise MqttError(f"password file {config.password_file}: not UTF-8 text. Write the password as its first line.") from None

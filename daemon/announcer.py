@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from config.schema import MqttConfig
 from connectors.contract import EventKind, EventOut, ResultOut, StatusOut, Topics
 from connectors.metrics import Metrics
+from connectors.tls import tls_use
 from daemon.builder import Detail
 from daemon.ledger import Ledger, last_document
 from daemon.line import Line
@@ -41,6 +42,7 @@ class Announcer:
         """stations, lines: by name; they are added while the daemon starts."""
         self.topics = Topics(config.prefix)
         self._version = version
+        self._tls = tls_use(config)
         self._ledger = ledger
         self._metrics = metrics
         self._stations = stations
@@ -155,7 +157,7 @@ class Announcer:
 
     def status(self, status: str) -> tuple[str, bytes]:
         """(topic, payload) of the daemon's own status."""
-        document = StatusOut.model_validate({"status": status, "version": self._version, "since": self._since})
+        document = StatusOut.model_validate({"status": status, "version": self._version, "since": self._since, "tls": self._tls})
         return self.topics.status, document.encode()
 
     def _birth(self) -> dict[str, bytes]:

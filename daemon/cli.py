@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
-from config.errors import AprilcamError, ConfigError, Problem
+from config.errors import AprilcamError, ConfigError, MqttError, Problem
 from config.schema import Config, FolderCamera, InferenceConfig, PylonCamera
+from connectors.tls import tls_use, trouble_of
 from daemon.checks import load_checked
 from daemon.command_line import add_commands
+from daemon.exposure import exposures
 from daemon.presets import load_preset
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -52,10 +54,16 @@ def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     loaded = load_checked(config)
     terminal = Terminal(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if loaded.mqtt.tls is not None and (trouble := trouble_of(loaded.mqtt.tls)) is not None:
+        # Only here: a daemon that starts at night with a certificate that expired inspects, and says so.
+        raise MqttError(trouble)
     terminal.print(f"{config}: valid", style="bold green")
+    for exposure in exposures(loaded):
+        terminal.print(f"{exposure}.", style="yellow")
     mqtt, http, inference = loaded.mqtt, loaded.http, loaded.inference
+    tls = {"off": "no TLS", "verified": "TLS", "hostname_not_checked": "TLS, host name not checked"}[tls_use(mqtt)]
     rows = [
-        ("broker", f"{mqtt.host}:{mqtt.port}, MQTT {mqtt.protocol}, topics {mqtt.prefix}/…"),
+        ("broker", f"{mqtt.host}:{mqtt.port}, MQTT {mqtt.protocol}, {tls}, topics {mqtt.prefix}/…"),
         ("http", f"{http.host}:{http.port}"),
         ("model", f"{inference.preset} on {inference.device}"),
         ("state", str(loaded.store.path)),

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from config.errors import CommandError
+from config.schema import MqttConfig
 from connectors.contract import Topics
 from connectors.mqtt import Incoming
 from connectors.requests import ErrorOut, ReplyOut
-from daemon.commands import Commands
+from daemon.allowance import Allowance
+from daemon.commands import READING, Commands
 from daemon.intake import STALE_S
 from daemon.payload import parse_request
 from daemon.publisher import Reply
@@ -42,17 +44,22 @@ PROPERTIES = ("request_id", "recipe", "name", "force")
 class MqttCommands:
     """The inbox of the publisher's connection. `receive` is called by paho's thread, which nothing here may hold up."""
 
-    def __init__(self, topics: Topics, commands: Commands, stations: Iterable[str], reply: Callable[[Reply], None]) -> None:
+    def __init__(self, config: MqttConfig, commands: Commands, stations: Iterable[str], reply: Callable[[Reply], None]) -> None:
         """`reply` sends an answer, and returns at once."""
+        self._topics = topics = Topics(config.prefix)
         self.topic_filter = topics.command("+", "+")
-        self._topics = topics
         self._commands = commands
         self._reply = reply
         self._pattern = re.compile(re.escape(topics.prefix) + r"/([^/]+)/command/([^/]+)", re.DOTALL)
         self._lock = threading.Lock()
         self._bytes = 0
         kinds = [(name, kind) for name in (*stations, "") for kind in ("", *PROMPT)]
-        self._lanes = {(name, kind): _Lane(f"{name} {kind}".strip(), self._handle) for name, kind in kinds}
+        self._lanes = {
+            (name, kind): _Lane(
+                f"{name} {kind}".strip(), self._handle, Allowance(config.triggers_per_s if kind else config.commands_per_s)
+            )
+            for name, kind in kinds
+        }
 
     def start(self) -> None:
         """Begin to do what comes."""
@@ -75,18 +82,24 @@ class MqttCommands:
         kind = name if name in PROMPT else ""
         lane = self._lanes.get((station, kind), self._lanes["", kind])
         size = len(message.payload)
+        busy = "too many commands wait"
+        if name not in READING and not lane.allowance.take():
+            busy = f"over {lane.allowance.per_s:g} such commands a second to this station"
+        elif self._take(size):
+            if lane.put(_Task(station, name, message, size)):
+                return
+            self._give_back(size)
+        payload = message.payload if size <= PEEK_BYTES else b""
+        turned_away = Incoming(message.topic, payload, message.retained, message.response_topic, message.correlation)
+        if not lane.put(_Task(station, name, turned_away, 0, busy)):
+            self._commands.refused(name, CommandError("busy", busy))
+
+    def _take(self, size: int) -> bool:
         with self._lock:
             room = self._bytes + size <= WAITING_BYTES
             if room:
                 self._bytes += size
-        if room and lane.put(_Task(station, name, message, size)):
-            return
-        if room:
-            self._give_back(size)
-        payload = message.payload if size <= PEEK_BYTES else b""
-        turned_away = Incoming(message.topic, payload, message.retained, message.response_topic, message.correlation)
-        if not lane.put(_Task(station, name, turned_away, 0, busy=True)):
-            self._commands.refused(name, CommandError("busy", "too many commands"))
+            return room
 
     def _give_back(self, size: int) -> None:
         with self._lock:
@@ -96,7 +109,7 @@ class MqttCommands:
         """On the lane's thread."""
         request_id: str | None = None
         try:
-            request, attachment = self._parsed(task) if not task.busy else (_peek(task.message.payload), None)
+            request, attachment = self._parsed(task) if task.busy is None else (_peek(task.message.payload), None)
             request_id = given if isinstance(given := request.get("request_id"), str) else None
             if (error := _turned_away(task)) is None:
                 answer = self._commands.run(task.name, request, attachment, task.station)
@@ -146,16 +159,17 @@ class _Task:
     name: str
     message: Incoming
     size: int
-    busy: bool = False
-    """To be answered `busy`, nothing more."""
+    busy: str | None = None
+    """Why it is to be answered `busy`, nothing more."""
     came_s: float = field(default_factory=time.monotonic)
 
 
 class _Lane:
     """A bounded queue and the one thread that works on it."""
 
-    def __init__(self, name: str, handle: Callable[[_Task], None]) -> None:
+    def __init__(self, name: str, handle: Callable[[_Task], None], allowance: Allowance) -> None:
         self._handle = handle
+        self.allowance = allowance
         self._tasks: deque[_Task] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -163,7 +177,7 @@ class _Lane:
 
     def put(self, task: _Task) -> bool:
         with self._wake:
-            if len(self._tasks) >= (WAITING + OVERFLOW if task.busy else WAITING):
+            if len(self._tasks) >= (WAITING if task.busy is None else WAITING + OVERFLOW):
                 return False
             self._tasks.append(task)
             self._wake.notify()
@@ -188,8 +202,8 @@ class _Lane:
 
 
 def _turned_away(task: _Task) -> CommandError | None:
-    if task.busy:
-        return CommandError("busy", "too many commands wait. Send it again later")
+    if task.busy is not None:
+        return CommandError("busy", f"{task.busy}. Send it again later")
     if task.name == "trigger" and time.monotonic() - task.came_s > STALE_S:
         reason = f"it waited over {STALE_S:g} s for triggers before it, and the part may have gone. Nothing was triggered"
         return CommandError("busy", reason)

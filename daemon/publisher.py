@@ -19,6 +19,7 @@ from config.errors import MqttError
 from config.schema import MqttConfig
 from connectors.contract import Topics
 from connectors.mqtt import Incoming, MqttConnection
+from connectors.tls import CertificateWatch
 from daemon.abridge import abridged, read_result
 from daemon.ledger import Ledger
 from daemon.losses import GivenUp, Losses, packet_bytes
@@ -116,6 +117,7 @@ class Publisher:
         self.connected = False
         self.trouble: str | None = "not connected yet"
         self.attempted = threading.Event()
+        self._certificates = CertificateWatch(None)
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
     def start(self) -> None:
@@ -146,6 +148,10 @@ class Publisher:
             self._replies.append(reply)
             self._work = True
             self._wake.notify()
+
+    def reload(self) -> None:
+        """Look at the certificates now: a person says that they were renewed."""
+        self._certificates.hurry()
 
     def stop(self, farewell: tuple[str, bytes], drain_s: float) -> None:
         """Send what is left for at most `drain_s`, then the retained farewell, and disconnect cleanly."""
@@ -187,6 +193,7 @@ class Publisher:
             self._read_to_end = False
         self._abridging = None
         self._refusals.clear()
+        self._certificates = CertificateWatch(self._config.tls)
         try:
             connection = MqttConnection(
                 self._config,
@@ -227,6 +234,11 @@ class Publisher:
 
     def _serve(self, connection: MqttConnection) -> None:
         while True:
+            if self._certificates.renewed() and not self._stopping:
+                self._settle()
+                self._away("connecting anew")
+                log.info("the certificates were renewed: connecting to the broker anew")
+                return
             with self._wake:
                 self._wake.wait_for(lambda: self._work or self._lost is not None, 1.0)
                 self._work = False
@@ -291,6 +303,11 @@ class Publisher:
         if self._suspicions >= SUSPICIOUS:
             log.warning("the broker hung up %d times on %s; set [mqtt] max_packet_bytes", SUSPICIOUS, oldest.topic)
             self._give_up(oldest.id, "too_large")
+
+    def _settle(self) -> None:
+        """Let what is on its way be acknowledged, so that it is not sent twice."""
+        with self._wake:
+            self._wake.wait_for(lambda: not self._in_flight or self._lost is not None, FAREWELL_S)
 
     def _say_farewell(self, connection: MqttConnection) -> None:
         """Wait until the broker has it: a DISCONNECT that overtakes it would leave `online` behind for ever."""

@@ -21,6 +21,7 @@ from config.schema import Config, RecipeConfig
 from connectors.contract import ResultOut, Topics
 from connectors.metrics import GaugeRow, Metrics
 from connectors.systemd import Notifier
+from connectors.tls import expiry_of, tls_use
 from daemon.alarms import Alarms
 from daemon.announcer import Announcer
 from daemon.archive import REASONS, Archive
@@ -31,6 +32,7 @@ from daemon.command_parts import Parts
 from daemon.commands import Commands
 from daemon.drop import DropFolders
 from daemon.evidence import Evidence
+from daemon.exposure import exposures
 from daemon.finisher import Finisher
 from daemon.frame import Frame
 from daemon.frames import NewestFrames
@@ -107,6 +109,7 @@ class Service:
         self._stop = threading.Event()
         self._broken: str | None = None
         self._signalled_s: float | None = None
+        self._reload = False
         self._forgetting: Future[int] | None = None
         self._forget_s = 0.0
         self._stations: dict[str, Station] = {}
@@ -121,11 +124,13 @@ class Service:
     def start(self) -> None:
         """Bring everything up: state folder, HTTP, model, banks, broker, cameras. Returns once each camera has been tried.
 
-        SIGINT and SIGTERM end it early, and `run` then returns at once. Raises ConfigError, StoreError, AddressError and
+        SIGINT and SIGTERM end it early, and `run` then returns at once. SIGHUP makes it look at renewed certificates; of a
+        terminal that is closed it ends it. Raises ConfigError, StoreError, AddressError and
         ModelError; what was started by then is stopped again.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._signalled)
+        signal.signal(signal.SIGHUP, self._signalled if os.isatty(0) else self._told_to_reload)
         with ExitStack() as stack:
             try:
                 self._start(stack)
@@ -141,6 +146,8 @@ class Service:
     def _start(self, stack: ExitStack) -> None:
         config, store = self.config, self.config.store.path
         spec = load_preset(config.inference.preset, self._base)
+        for exposure in exposures(config):
+            log.warning("%s.", exposure)
         topics = Topics(config.mqtt.prefix)
         losses = Losses(topics, self.metrics.lost, lambda topic, last: self._announcer.publisher.retain(topic, last.encode()))
         most_age_s = config.mqtt.outbox_max_age_h * 3_600
@@ -149,7 +156,7 @@ class Service:
         stack.callback(self._count_outbox)
         self._store = RecipeStore(store, self.ledger, config.recipes, {own.name: own.recipe for own in config.stations})
         names = [station.name for station in config.stations]
-        inbox = MqttCommands(topics, self.commands, names, lambda reply: self._announcer.publisher.reply(reply))
+        inbox = MqttCommands(config.mqtt, self.commands, names, lambda reply: self._announcer.publisher.reply(reply))
         self._announcer = Announcer(config.mqtt, VERSION, self.ledger, self.metrics, inbox, losses, self._stations, self._lines)
         api = Api(self.commands, Guard(config.http, self._config_path), self._tell_status)
         # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.
@@ -339,6 +346,9 @@ class Service:
             self._notifier.status(self._summary())
             self._forget_results()
             self._announcer.tell_losses()
+            if self._reload:
+                self._reload = False
+                self._announcer.publisher.reload()
         return 1 if self._broken else 0
 
     def _forget_results(self) -> None:
@@ -363,6 +373,9 @@ class Service:
             # A person who asks again means it; one stop that reaches us twice (process group and parent) does not.
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+
+    def _told_to_reload(self, _number: int, _frame: object) -> None:
+        self._reload = True
 
     def stop(self) -> None:
         """Stop everything in order; what was accepted is committed, and published where the broker is there."""
@@ -446,8 +459,10 @@ class Service:
         """For GET /api/status."""
         well, alive = self.alive()
         stations = {view.station: {key: value for key, value in vars(view).items() if key != "station"} for view in self.views()}
-        broker = {"connected": self._announcer.publisher.connected, "trouble": self._announcer.publisher.trouble}
-        return {**alive, "ready": self.ready()[0], "stations": stations, "broker": broker, "alive": well}
+        publisher, warnings = self._announcer.publisher, exposures(self.config)
+        broker = {"connected": publisher.connected, "trouble": publisher.trouble, "tls": tls_use(self.config.mqtt)}
+        told = {"stations": stations, "broker": broker, "warnings": warnings}
+        return {**alive, "ready": self.ready()[0], **told, "alive": well}
 
     @property
     def broker_trouble(self) -> str | None:
@@ -504,3 +519,7 @@ class Service:
         yield "aprilcam_outbox_depth", "Messages the broker has not acknowledged", (), (), outbox.rows
         yield "aprilcam_outbox_bytes", "Topics and payloads of them", (), (), outbox.bytes
         yield "aprilcam_outbox_oldest_age_seconds", "Age of the oldest of them", (), (), age_s
+        tls = self.config.mqtt.tls
+        if tls is not None and tls.certificate_file is not None and (expiry := expiry_of(tls.certificate_file)) is not None:
+            told = "When the client certificate that lies in its file expires, in seconds since 1970"
+            yield "aprilcam_mqtt_certificate_expiry_timestamp_seconds", told, (), (), expiry.timestamp()

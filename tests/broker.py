@@ -32,7 +32,7 @@ class Broker:
         program = shutil.which("mosquitto", path=MOSQUITTO_PLACES)
         assert program is not None
         self._process = subprocess.Popen([program, "-c", str(self._config)], stderr=subprocess.DEVNULL)
-        wait_for(lambda: _listens(self.port), "mosquitto to listen")
+        wait_for(lambda: listens(self.port), "mosquitto to listen")
 
     def stop(self) -> None:
         """As an administrator does."""
@@ -48,7 +48,7 @@ class Broker:
             self._process = None
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
         return True
     return False

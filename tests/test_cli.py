@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import Authority
 from tests.parts import write_parts
 
 GOOD = """
@@ -54,6 +55,21 @@ def test_check_prints_what_would_run(tmp_path: Path) -> None:
         "the newest frame",
     ):
         assert words in done.stdout
+
+
+def test_check_tells_what_is_wrong_with_a_certificate_and_what_is_open(tmp_path: Path) -> None:
+    certificate, key = Authority(tmp_path).issue("daemon")
+    file = write(tmp_path)
+    text = file.read_text()
+    file.write_text(f'[mqtt.tls]\ncertificate_file = "{certificate}"\nkey_file = "{key}"\ncheck_hostname = false\n{text}')
+    done = aprilcam("check", "--config", file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "127.0.0.1:8883, MQTT 5, TLS, host name not checked" in done.stdout
+    assert "mqtt.tls.check_hostname: off" in done.stdout
+    key.write_text("no key")
+    done = aprilcam("check", "--config", file)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"aprilcam: mqtt.tls.key_file: {key}: no private key in PEM. Put the certificate's key there.\n"
 
 
 @pytest.mark.parametrize("command", ["check", "run"])

@@ -25,6 +25,7 @@ def test_moments_are_utc_with_microseconds_and_z() -> None:
         "status": "online",
         "version": "1",
         "since": "2026-11-24T23:02:03.000004Z",
+        "tls": "off",
     }
     jsonschema.validate(document, json.loads((DOCS / "status.schema.json").read_text()))
     assert datetime.fromisoformat(document["since"]).astimezone(UTC) == moment

@@ -16,7 +16,6 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from config.schema import MqttConfig
-from connectors.contract import Topics
 from connectors.mqtt import Incoming
 from daemon.intake import STALE_S
 from daemon.mqtt_commands import OVERFLOW, WAITING, MqttCommands
@@ -82,10 +81,11 @@ class Engineer:
 class Daemon:
     """A plant on the broker, joined as the service joins it."""
 
-    def __init__(self, plant: TestPlant, port: int, protocol: str) -> None:
+    def __init__(self, plant: TestPlant, port: int, protocol: str, **config: object) -> None:
         self.plant = plant
-        settings = MqttConfig.model_validate({"port": port, "client_id": "daemon", "prefix": "plant", "protocol": protocol})
-        self.inbox = MqttCommands(Topics("plant"), plant.commands, ["press"], lambda reply: self.publisher.reply(reply))
+        document = {"port": port, "client_id": "daemon", "prefix": "plant", "protocol": protocol, **config}
+        settings = MqttConfig.model_validate(document)
+        self.inbox = MqttCommands(settings, plant.commands, ["press"], lambda reply: self.publisher.reply(reply))
         birth = {"plant/status": b"online"}
         self.publisher = Publisher(settings, plant.ledger, ("plant/status", b"offline"), lambda: birth, plant.metrics, self.inbox)
         self.inbox.start()
@@ -157,6 +157,9 @@ def test_a_picture_is_registered_as_it_is_or_in_base64(daemon5: Daemon, engineer
         ("press/command/shots", b"\xff\xfe", "malformed"),
         ("press/command/shots", b"{", "malformed"),
         ("press/command/shots", b'{"a":' * 2_000, "malformed"),
+        ("press/command/shots", b"[1]", "malformed"),
+        ("press/command/shots", b'{"request_id": 7}', "malformed"),
+        ("press/command/shots", b'{"recipe": "disc", "recipe": "ring"}', "malformed"),
         ("press/command/shots", b'{"station": "oven"}', "malformed"),
         ("press/command/shots", b'{"recipe": "cog"}', "unknown_recipe"),
         ("press/command/shots", b'{"a": [' + b"1," * 40_000 + b"1]}", "too_large"),
@@ -209,7 +212,7 @@ def test_a_station_that_waits_for_frames_does_not_hold_up_the_others(daemon5: Da
 
 def test_too_many_commands_are_told_busy_and_more_than_that_only_counted(plant: TestPlant) -> None:
     replies: list[Reply] = []
-    inbox = MqttCommands(Topics("plant"), plant.commands, ["press"], replies.append)
+    inbox = MqttCommands(MqttConfig(prefix="plant"), plant.commands, ["press"], replies.append)
     extra = 5
     for number in range(WAITING + OVERFLOW + extra):
         payload = json.dumps({"request_id": str(number)}).encode()
@@ -224,11 +227,33 @@ def test_too_many_commands_are_told_busy_and_more_than_that_only_counted(plant: 
     assert plant.counted("shots", "busy") == OVERFLOW + extra
 
 
+def test_commands_beyond_the_rate_are_told_busy_and_reading_and_triggers_are_not(
+    broker: Broker, plant: TestPlant, engineer: Engineer
+) -> None:
+    daemon = Daemon(plant, broker.port, "5", commands_per_s=0.5)
+
+    def set_factor(request_id: str) -> dict[str, Any]:
+        return engineer.ask("press/command/threshold_set", {"factor": 1.1, "request_id": request_id}).document
+
+    assert set_factor("1")["ok"]
+    refused = set_factor("2")
+    assert refused["request_id"] == "2"
+    assert refused["error"] == {
+        "code": "busy",
+        "message": "over 0.5 such commands a second to this station. Send it again later",
+    }
+    assert plant.counted("threshold_set", "busy") == 1
+    assert all(engineer.ask("press/command/shots", {}).document["ok"] for _ in range(5))
+    assert engineer.ask("press/command/trigger", {}).document["error"]["code"] == "refused"  # there is no camera
+    wait_for(lambda: bool(set_factor("2")["ok"]), "the rate to allow it", 10)
+    daemon.close()
+
+
 def test_a_trigger_does_not_wait_for_a_registration_and_an_old_one_is_not_fired(daemon5: Daemon, engineer: Engineer) -> None:
     engineer.send("press/command/register", {"station": "press", "next": 1, "timeout_s": 3.0})
     assert engineer.ask("press/command/trigger", {}).document["command"] == "trigger"  # no frame has come for the other yet
     told: list[Reply] = []
-    inbox = MqttCommands(Topics("plant"), daemon5.plant.commands, ["press"], told.append)
+    inbox = MqttCommands(MqttConfig(prefix="plant"), daemon5.plant.commands, ["press"], told.append)
     inbox.receive(Incoming("plant/press/command/trigger", b"{}", False, None, None))
     time.sleep(STALE_S + 0.05)
     inbox.start()

@@ -75,6 +75,10 @@ def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
         ('object = "metal gear"', 'object = "x"\ndrop = "none"', "recipes.0.drop", "is not a folder. Make it"),
         ('object = "metal gear"', 'object = "x"\nshots = "."\ndrop = "."', "recipes.0.drop", "reads its shots. Give it"),
         ("[[cameras]]", "[mqtt]\nusername = 'x'\npassword_file = 'none'\n[[cameras]]", "mqtt.password_file", "is not a file"),
+        ("[[cameras]]", "[http]\ntoken_file = 'credential:a/b'\n[[cameras]]", "http.token_file", "cannot be the name of a cred"),
+        ("[[cameras]]", "[mqtt.tls]\nca_file = 'none'\n[[cameras]]", "mqtt.tls.ca_file", "is not a file. Correct the path"),
+        ("[[cameras]]", "[mqtt.tls]\ncafile = 'x'\n[[cameras]]", "mqtt.tls.cafile", "unknown key. Did you mean ca_file?"),
+        ("[[cameras]]", "[mqtt.tls]\nkey_file = 'aprilcam.toml'\n[[cameras]]", "mqtt.tls.key_file", "without a certificate"),
     ],
 )
 def test_a_wrong_key_is_told_once_with_key_reason_and_mend(tmp_path: Path, old: str, new: str, key: str, words: str) -> None:
@@ -94,6 +98,25 @@ def test_names_used_twice_are_told(tmp_path: Path) -> None:
         "stations.1.camera",
     ]
     assert "camera 'cam' is already the name of cameras.0" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("section", "port"),
+    [("", 1883), ("[mqtt.tls]", 8883), ("[mqtt]\nport = 1884", 1884), ("[mqtt]\nport = 1884\n[mqtt.tls]", 1884)],
+)
+def test_with_tls_the_port_is_another_unless_it_is_given(tmp_path: Path, section: str, port: int) -> None:
+    assert load(tmp_path, f"{section}\n{GOOD}").mqtt.port == port
+
+
+def test_a_credential_is_where_systemd_puts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"[mqtt]\nusername = 'x'\npassword_file = 'credential:mqtt-password'\n{GOOD}"
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    # Who checks the file while the daemon does not run sees no credential, and that is no fault.
+    assert load(tmp_path, text).mqtt.password_file == Path("/run/credentials/aprilcam.service/mqtt-password")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert "mqtt.password_file" in problems(tmp_path, text)[0]
+    (tmp_path / "mqtt-password").write_text("secret")
+    assert load(tmp_path, text).mqtt.password_file == tmp_path / "mqtt-password"
 
 
 @pytest.mark.parametrize(
@@ -168,13 +191,14 @@ def test_the_example_is_valid_and_shows_every_key(tmp_path: Path) -> None:
     (tmp_path / "shots" / "gear").mkdir(parents=True)
     (tmp_path / "drop" / "gear").mkdir(parents=True)
     (tmp_path / "password").write_text("x")
-    for secret in ("/etc/aprilcam/mqtt-password", "/etc/aprilcam/http-token"):
-        text = text.replace(secret, str(tmp_path / "password"))
+    for secret in ("mqtt-password", "http-token", "ca.pem", "daemon.pem", "daemon.key-password", "daemon.key"):
+        text = text.replace(f'"/etc/aprilcam/{secret}"', f'"{tmp_path}/password"')
     config = load(tmp_path, text)
 
     assert keys(Config) == set(document)
     for table in ("store", "mqtt", "http", "inference", "archive"):
         assert keys(type(getattr(config, table))) == set(document[table])
+    assert keys(type(config.mqtt.tls)) == set(document["mqtt"]["tls"])  # type: ignore[arg-type]
     commented = {line.split("=")[0].strip("# ") for line in text.splitlines() if line.startswith("# ") and "=" in line}
     pylon, aravis, folder = document["cameras"]
     assert keys(PylonCamera) == set(pylon) | (commented & keys(PylonCamera))

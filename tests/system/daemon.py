@@ -89,7 +89,9 @@ shots = "shots"
         shutil.copytree(CACHE, self.state / "cache", dirs_exist_ok=True)
         command = [sys.executable, "-m", "daemon.cli", "run", "--config", str(self.config)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **environment}
+            )
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait; the exit code."""
