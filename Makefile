@@ -37,6 +37,7 @@ test: .venv/installed
 docs: .venv/installed
 	$(bin)/python -m connectors.contract docs/mqtt
 	$(bin)/python -m connectors.requests docs/mqtt
+	$(bin)/python -m connectors.asyncapi docs/mqtt
 
 bench: .venv/installed
 	@demo/debian-packages mosquitto

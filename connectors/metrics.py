@@ -67,6 +67,7 @@ class Metrics:
         text = "Share of the running build that is done, 1 when none runs"
         self.build_progress = Gauge("aprilcam_build_progress_ratio", text, ("recipe",), registry=self.registry)
         self.archive_dropped = counter("aprilcam_archive_dropped", "Frames that were to be archived and were not", "reason")
+        self.overlays = counter("aprilcam_overlays", "Overlay pictures, by what became of them", "station", "outcome")
         self.mqtt = Gauge("aprilcam_mqtt_connected", "1 while the broker connection stands", registry=self.registry)
         Info("aprilcam_build", "The release that runs", registry=self.registry).info({"version": version})
 
@@ -99,6 +100,10 @@ class Metrics:
     def command(self, name: str, outcome: str) -> None:
         """A command came to its end: `ok`, `duplicate` or an error's code."""
         self.commands.labels(name, outcome).inc()
+
+    def overlay(self, station: str, outcome: str) -> None:
+        """An overlay picture came to its end, one of daemon.overlays.OUTCOMES."""
+        self.overlays.labels(station, outcome).inc()
 
     def mqtt_connected(self, connected: bool) -> None:
         """The broker connection came or went."""
