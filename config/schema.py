@@ -218,7 +218,7 @@ class StationConfig(Section):
     mask: Literal["topic", "inline", "polygon", "rle", "none"] = "topic"
     overlay: bool = False
     overlay_max_hz: float = Field(default=1.0, ge=0.01, le=25)
-    overlay_width: int = Field(default=640, ge=160, le=4_096)
+    overlay_width: int = Field(default=640, ge=320, le=4_096)
 
 
 class Config(Section):

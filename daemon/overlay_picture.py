@@ -18,13 +18,15 @@ OUTLINE = (66, 228, 240)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def draw_overlay(result: ResultOut, pixels: NDArray[np.uint8] | None, mask: NDArray[np.uint8] | None, most_width: int) -> bytes:
-    """A JPEG, at most `most_width` pixels wide. pixels: H x W, or H x W x 3, RGB, what was inspected; None gives an empty field.
-    mask: H x W, nonzero = anomalous."""
-    picture = _empty(most_width) if pixels is None else _shrunk(pixels, most_width)
+def draw_overlay(result: ResultOut, pixels: NDArray[np.uint8] | None, mask: NDArray[np.uint8] | None, width: int) -> bytes:
+    """A JPEG, `width` pixels wide: a banner, and the part fitted into a square. pixels: H x W, or H x W x 3, RGB, what was
+    inspected; None gives an empty field. mask: H x W, nonzero = anomalous."""
+    picture = _empty(width) if pixels is None else _fitted(pixels, width)
     if mask is not None and pixels is not None:
         _outline(picture, mask)
-    drawn = np.vstack((_banner(result, picture.shape[1]), picture))
+    right = width - picture.shape[1]
+    field = cv2.copyMakeBorder(picture, 0, 0, right // 2, right - right // 2, cv2.BORDER_CONSTANT, value=DARK)
+    drawn = np.vstack((_banner(result, width), field))
     encoded, data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if not encoded:
         raise ModelError(f"overlay: cannot encode {drawn.shape} as JPEG")
@@ -33,20 +35,21 @@ def draw_overlay(result: ResultOut, pixels: NDArray[np.uint8] | None, mask: NDAr
 
 def _empty(width: int) -> NDArray[np.uint8]:
     picture = np.full((width * 3 // 4, width, 3), 96, np.uint8)
-    _write(picture, "no picture", (width // 2, width * 3 // 8), width / 640, LIGHT, centred=True)
+    text, scale = "no picture", width / 640
+    (text_width, _), _ = cv2.getTextSize(text, FONT, scale, 1)
+    _write(picture, text, ((width - text_width) // 2, width * 3 // 8), scale, LIGHT)
     return picture
 
 
-def _shrunk(pixels: NDArray[np.uint8], most_width: int) -> NDArray[np.uint8]:
-    """BGR."""
+def _fitted(pixels: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
+    """BGR, as large as fits into most x most pixels."""
     height, width = pixels.shape[:2]
-    if width > most_width:
-        size = (most_width, max(1, round(height * most_width / width)))
-        small = np.empty((size[1], size[0], *pixels.shape[2:]), np.uint8)
-        cv2.resize(pixels, size, dst=small, interpolation=cv2.INTER_AREA)
-        pixels = small
-    picture = np.empty((*pixels.shape[:2], 3), np.uint8)
-    picture[:] = pixels[:, :, None] if pixels.ndim == 2 else pixels[:, :, ::-1]
+    scale = most / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    fitted = np.empty((size[1], size[0], *pixels.shape[2:]), np.uint8)
+    cv2.resize(pixels, size, dst=fitted, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    picture = np.empty((*fitted.shape[:2], 3), np.uint8)
+    picture[:] = fitted[:, :, None] if fitted.ndim == 2 else fitted[:, :, ::-1]
     return picture
 
 
@@ -63,36 +66,22 @@ def _outline(picture: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
 
 
 def _banner(result: ResultOut, width: int) -> NDArray[np.uint8]:
-    """The verdict's word, the station and sequence, and what it rests on."""
+    """The verdict's word, which part it is, and what the verdict rests on."""
     scale = width / 640
-    banner = np.empty((max(16, round(48 * scale)), width, 3), np.uint8)
-    banner[:] = COLOURS[result.verdict]
     if result.verdict == "unknown":
         why = str(result.reason)
     else:
-        relation = ">" if result.verdict == "fail" else "<="
-        why = f"{result.score:.3f} {relation} {result.threshold:.3f}"
-    middle = banner.shape[0]
-    _write(banner, result.verdict.upper(), (round(12 * scale), round(middle * 0.72)), 1.1 * scale, DARK, bold=True)
-    moment = result.created_at.strftime("%H:%M:%S UTC")
-    for line, text in enumerate((f"{result.station} #{result.sequence}  {moment}", why)):
-        _write(banner, text, (round(220 * scale), round(middle * (0.42 + 0.42 * line))), 0.55 * scale, DARK)
+        why = f"{result.score:.3f} {'>' if result.verdict == 'fail' else '<='} {result.threshold:.3f}"
+    which = f"#{result.sequence}  {result.created_at:%H:%M:%S} UTC  {result.station}"
+    banner = np.empty((round(60 * scale), width, 3), np.uint8)
+    banner[:] = COLOURS[result.verdict]
+    _write(banner, result.verdict.upper(), (round(12 * scale), round(41 * scale)), 1.15 * scale, DARK, weight=3)
+    _write(banner, which, (round(215 * scale), round(24 * scale)), 0.7 * scale, DARK)
+    _write(banner, why, (round(215 * scale), round(50 * scale)), 0.7 * scale, DARK)
     return banner
 
 
 def _write(
-    picture: NDArray[np.uint8],
-    text: str,
-    at: tuple[int, int],
-    scale: float,
-    colour: tuple[int, int, int],
-    *,
-    bold: bool = False,
-    centred: bool = False,
+    picture: NDArray[np.uint8], text: str, at: tuple[int, int], scale: float, colour: tuple[int, int, int], weight: float = 1.4
 ) -> None:
-    thickness = max(1, round((3 if bold else 1.4) * scale))
-    x, y = at
-    if centred:
-        (width, _), _ = cv2.getTextSize(text, FONT, scale, thickness)
-        x -= width // 2
-    cv2.putText(picture, text, (x, y), FONT, scale, colour, thickness, cv2.LINE_AA)
+    cv2.putText(picture, text, at, FONT, scale, colour, max(1, round(weight * scale)), cv2.LINE_AA)
