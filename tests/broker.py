@@ -14,6 +14,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from demo.run import MOSQUITTO_PLACES, free_port
+from tests.contract_check import ContractCheck
 
 
 class Broker:
@@ -57,17 +58,26 @@ class Heard:
 class Listener:
     """A subscriber of everything below a prefix; reconnects by itself."""
 
-    def __init__(self, port: int, topic: str = "#", protocol: int = paho.MQTTv5) -> None:
+    def __init__(
+        self, port: int, topic: str = "#", protocol: int = paho.MQTTv5, *, contract: ContractCheck | None = None
+    ) -> None:
+        """contract: each message is checked against it, and `close` fails where one is not as it says."""
         self.heard: list[Heard] = []
+        self._contract = contract
         self._subscribed = threading.Event()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion(protocol))
         self._client.reconnect_delay_set(0.1, 0.2)  # type: ignore[arg-type]
-        self._client.on_message = lambda _c, _d, m: self.heard.append(Heard(m.topic, bytes(m.payload), m.retain))
+        self._client.on_message = self._arrived
         self._client.on_connect = lambda client, *_: client.subscribe(topic, qos=1)
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
         assert self._subscribed.wait(5)
+
+    def _arrived(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
+        if self._contract is not None:
+            self._contract.see(message.topic, bytes(message.payload))
+        self.heard.append(Heard(message.topic, bytes(message.payload), message.retain))
 
     def of(self, suffix: str) -> list[bytes]:
         return [heard.payload for heard in list(self.heard) if heard.topic.endswith(suffix)]
@@ -75,6 +85,8 @@ class Listener:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        if self._contract is not None:
+            assert self._contract.complaints == []
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:

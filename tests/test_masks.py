@@ -28,13 +28,13 @@ Mask = NDArray[np.bool_]
 
 
 def truth(width: int = 256, height: int = 256) -> Mask:
-    return find_regions(defect_map(), width, height, 0.5)[0] != 0
+    return find_regions(defect_map(), width, height, 0.5)[0].astype(np.bool_)
 
 
 def from_png(data: bytes) -> Mask:
     mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert mask is not None
-    return mask != 0
+    return mask.astype(np.bool_)
 
 
 def from_rle(size: list[int], counts: list[int]) -> Mask:
@@ -54,7 +54,7 @@ def from_polygons(regions: list[dict[str, Any]], width: int, height: int) -> Mas
     mask = np.zeros((height, width), np.uint8)
     for region in regions:
         cv2.fillPoly(mask, [np.array(region["polygon"], np.int32)], 1)
-    return mask != 0
+    return mask.astype(np.bool_)
 
 
 @pytest.mark.parametrize("form", FORMS)
