@@ -26,7 +26,7 @@ picture: .venv/installed
 	@$(bin)/python -m demo.picture
 
 test: .venv/installed
-	@demo/debian-packages mosquitto mosquitto-clients prometheus gir1.2-aravis-0.8 python3-gi iproute2
+	@demo/debian-packages mosquitto mosquitto-clients jq prometheus gir1.2-aravis-0.8 python3-gi iproute2
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
