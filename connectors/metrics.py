@@ -12,6 +12,9 @@ SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 
 SCORES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 STAGES = ("acquire", "queue", "inference", "finish", "total")
 OUTCOMES = ("judged", "skipped", "refused", "faulty", "unclaimed")
+OVERLAYS = ("published", "replaced", "dropped", "failed")
+"""What becomes of an operator's picture. replaced: another part of its station was shown instead, as the rate allows. dropped: no
+room in memory."""
 
 GaugeRow = tuple[str, str, tuple[str, ...], tuple[str, ...], float]
 """(name, help, label names, label values, value) of a gauge that is read when scraped."""
@@ -75,6 +78,8 @@ class Metrics:
         """Create a station's series at zero, so that rates are right from the first event on."""
         for outcome in OUTCOMES:
             self.frames.labels(station, outcome)
+        for outcome in OVERLAYS:
+            self.overlays.labels(station, outcome)
         for verdict in ("pass", "fail"):
             self.results.labels(station, recipe, verdict, "")
         for stage in STAGES:
@@ -102,7 +107,7 @@ class Metrics:
         self.commands.labels(name, outcome).inc()
 
     def overlay(self, station: str, outcome: str) -> None:
-        """An overlay picture came to its end, one of daemon.overlays.OUTCOMES."""
+        """An overlay picture came to its end, one of OVERLAYS."""
         self.overlays.labels(station, outcome).inc()
 
     def mqtt_connected(self, connected: bool) -> None:

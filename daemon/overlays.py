@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 HELD_BYTES = 64 << 20
 """Pixels and masks that may wait for their result, of all stations; past it a picture is given up."""
-OUTCOMES = ("published", "replaced", "dropped", "failed")
-"""replaced: another part of its station was shown instead, as the rate allows. dropped: no room in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +44,7 @@ class Overlays:
     """Owner of the thread that draws. `hold`, `release` and `committed` return at once, and may be called from any thread."""
 
     def __init__(self, publish: Callable[[str, bytes], None], on_outcome: Callable[[str, str], None] = lambda *_: None) -> None:
-        """publish: gets station and JPEG. on_outcome: gets station and one of OUTCOMES of each picture."""
+        """publish: gets station and JPEG. on_outcome: gets station and one of connectors.metrics.OVERLAYS of each picture."""
         self._publish = publish
         self._on_outcome = on_outcome
         self._changed = threading.Condition()
