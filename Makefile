@@ -26,7 +26,7 @@ picture: .venv/installed
 	@$(bin)/python -m demo.picture
 
 test: .venv/installed
-	@demo/debian-packages mosquitto mosquitto-clients prometheus gir1.2-aravis-0.8 python3-gi iproute2 openssl
+	@demo/debian-packages mosquitto mosquitto-clients jq prometheus gir1.2-aravis-0.8 python3-gi iproute2 openssl
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
@@ -37,6 +37,7 @@ test: .venv/installed
 docs: .venv/installed
 	$(bin)/python -m connectors.contract docs/mqtt
 	$(bin)/python -m connectors.requests docs/mqtt
+	$(bin)/python -m connectors.asyncapi docs/mqtt
 
 bench: .venv/installed
 	@demo/debian-packages mosquitto

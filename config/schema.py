@@ -263,6 +263,10 @@ class StationConfig(Section):
     frame_timeout_ms: float = Field(default=2_000.0, ge=10, le=30_000)
     part_before_ms: float = Field(default=1_000.0, ge=0, le=30_000)
     part_after_ms: float = Field(default=0.0, ge=0, le=10_000)
+    mask: Literal["topic", "inline", "polygon", "rle", "none"] = "topic"
+    overlay: bool = False
+    overlay_max_hz: float = Field(default=1.0, ge=0.01, le=25)
+    overlay_width: int = Field(default=640, ge=320, le=4_096)
 
 
 class Config(Section):

@@ -1,6 +1,6 @@
 """The MQTT contract: every topic and every payload, in one place (docs/mqtt/ is generated from here with `make docs`).
 
-Compatibility: within one `schema` number fields are only added. A reader ignores fields it does not know.
+COMPATIBILITY is the promise to readers.
 """
 
 import json
@@ -12,6 +12,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+COMPATIBILITY = """Within one number of `schema` (`aprilcam.result/1`) fields, topics, event kinds and reasons are only added;
+none is renamed, removed, or given another meaning or type. A reader ignores fields, kinds and topics that it does not know, and
+takes a reason that it does not know for one more cause of an unknown verdict. Anything else gets a new number, which is
+told in the release notes. Requests are read strictly: a field that is not known is refused."""
+"""The promise to readers."""
 
 Verdict = Literal["pass", "fail", "unknown"]
 Reason = Literal[
@@ -66,14 +72,24 @@ class RegionOut(Payload):
     polygon: tuple[tuple[int, int], ...]
 
 
-MaskForm = Literal["topic", "polygon"]
-"""How the mask of a result is told. topic: a 1 bit PNG on its own topic. polygon: by the `polygon` of each region."""
+MaskForm = Literal["topic", "inline", "polygon", "rle"]
+"""How the mask of a result is told. topic: a 1 bit PNG on its own topic. inline: that PNG in the result. polygon: by the
+`polygon` of each region. rle: COCO run lengths."""
+
+
+class RunLengths(Payload):
+    """A mask as COCO has it, not compressed: pixels column by column from the upper left, runs of background and of mask in
+    turn. The first run is background, and 0 where the first pixel is mask. `size` is height, width."""
+
+    size: tuple[int, int]
+    counts: tuple[int, ...]
 
 
 class MaskOut(Payload):
     """The mask of a result, `width` x `height` pixels: those of the region of interest.
 
-    `topic`, `sha256` (hex, of the PNG): with form `topic`; that message comes before the result.
+    `topic`, `sha256` (hex, of the PNG): with form `topic`; that message comes before the result. `png` (base64), `sha256`: with
+    form `inline`. `rle`: with form `rle`.
     """
 
     form: MaskForm
@@ -81,6 +97,8 @@ class MaskOut(Payload):
     height: int
     topic: str | None = None
     sha256: str | None = None
+    png: str | None = None
+    rle: RunLengths | None = None
 
 
 class FrameOut(Payload):
@@ -216,35 +234,76 @@ class StatusOut(Payload):
 
 
 @dataclass(frozen=True)
+class Channel:
+    """A topic of the tree. `schema`: the name of its JSON Schema; None where the payload is a picture or depends on the topic."""
+
+    address: str
+    about: str
+    retained: bool = False
+    content_type: str = "application/json"
+    schema: str | None = None
+
+
+CHANNELS = {
+    "status": Channel("{prefix}/status", "Whether the daemon is there", retained=True, schema="status"),
+    "state": Channel("{prefix}/{station}/state", "What a station is doing", retained=True, schema="state"),
+    "result": Channel("{prefix}/{station}/result", "The result of every part", schema="result"),
+    "last": Channel("{prefix}/{station}/last", "The newest result", retained=True, schema="result"),
+    "mask": Channel(
+        "{prefix}/{station}/mask/{result_id}",
+        "The mask of a result, 1 bit, in pixels of the region of interest; published before its result",
+        content_type="image/png",
+    ),
+    "overlay": Channel(
+        "{prefix}/{station}/overlay",
+        "The newest part with the outline of its mask and its verdict, for operator panels",
+        retained=True,
+        content_type="image/jpeg",
+    ),
+    "event": Channel("{prefix}/{station}/event", "Something that happened to a recipe", schema="event"),
+    "command": Channel("{prefix}/{station}/command/{command}", "A request; never retained"),
+    "reply": Channel("{prefix}/{station}/reply", "The answer to a command that names no response topic", schema="reply"),
+}
+"""Every topic, by name. All go at QoS 1."""
+
+
+@dataclass(frozen=True)
 class Topics:
-    """The topic tree under one prefix."""
+    """The topic tree under one prefix: the addresses of CHANNELS."""
 
     prefix: str
+
+    def _of(self, channel: str, station: str = "", **more: str) -> str:
+        return CHANNELS[channel].address.format(prefix=self.prefix, station=station, **more)
 
     @property
     def status(self) -> str:
         """Retained StatusOut."""
-        return f"{self.prefix}/status"
+        return self._of("status")
 
     def state(self, station: str) -> str:
         """Retained StateOut."""
-        return f"{self.prefix}/{station}/state"
+        return self._of("state", station)
 
     def result(self, station: str) -> str:
         """ResultOut of every part."""
-        return f"{self.prefix}/{station}/result"
+        return self._of("result", station)
 
     def last(self, station: str) -> str:
         """Retained ResultOut, the newest."""
-        return f"{self.prefix}/{station}/last"
+        return self._of("last", station)
 
     def event(self, station: str) -> str:
         """EventOut."""
-        return f"{self.prefix}/{station}/event"
+        return self._of("event", station)
 
     def mask(self, station: str, result_id: str) -> str:
         """1 bit PNG in the coordinates of the region of interest."""
-        return f"{self.prefix}/{station}/mask/{result_id}"
+        return self._of("mask", station, result_id=result_id)
+
+    def overlay(self, station: str) -> str:
+        """Retained JPEG."""
+        return self._of("overlay", station)
 
     def parse(self, topic: str) -> tuple[str, str]:
         """(station, what) of one of our topics, as ("press", "mask")."""
@@ -253,17 +312,20 @@ class Topics:
 
     def command(self, station: str, name: str) -> str:
         """A request of `connectors.requests`; "+" for either subscribes to all."""
-        return f"{self.prefix}/{station}/command/{name}"
+        return self._of("command", station, command=name)
 
     def reply(self, station: str) -> str:
         """ReplyOut, to commands that name no response topic."""
-        return f"{self.prefix}/{station}/reply"
+        return self._of("reply", station)
+
+
+PAYLOADS: dict[str, type[Payload]] = {"result": ResultOut, "state": StateOut, "event": EventOut, "status": StatusOut}
+"""What the daemon tells of itself, by the name of its schema. Answers to commands: `connectors.requests`."""
 
 
 def schema_files() -> Iterator[tuple[str, str]]:
     """(file name, text) of every JSON Schema that docs/mqtt ships."""
-    for model in (ResultOut, StateOut, EventOut, StatusOut):
-        name = model.__name__.removesuffix("Out").lower()
+    for name, model in PAYLOADS.items():
         schema = model.model_json_schema(by_alias=True, mode="serialization")
         schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
         yield f"{name}.schema.json", json.dumps(schema, indent=2) + "\n"

@@ -12,6 +12,9 @@ SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 
 SCORES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 STAGES = ("acquire", "queue", "inference", "finish", "total")
 OUTCOMES = ("judged", "skipped", "refused", "faulty", "unclaimed")
+OVERLAYS = ("published", "replaced", "dropped", "failed")
+"""What becomes of an operator's picture. replaced: another part of its station was shown instead, as the rate allows. dropped: no
+room in memory."""
 
 GaugeRow = tuple[str, str, tuple[str, ...], tuple[str, ...], float]
 """(name, help, label names, label values, value) of a gauge that is read when scraped."""
@@ -68,6 +71,7 @@ class Metrics:
         text = "Share of the running build that is done, 1 when none runs"
         self.build_progress = Gauge("aprilcam_build_progress_ratio", text, ("recipe",), registry=self.registry)
         self.archive_dropped = counter("aprilcam_archive_dropped", "Frames that were to be archived and were not", "reason")
+        self.overlays = counter("aprilcam_overlays", "Overlay pictures, by what became of them", "station", "outcome")
         self.mqtt = Gauge("aprilcam_mqtt_connected", "1 while the broker connection stands", registry=self.registry)
         Info("aprilcam_build", "The release that runs", registry=self.registry).info({"version": version})
 
@@ -75,6 +79,8 @@ class Metrics:
         """Create a station's series at zero, so that rates are right from the first event on."""
         for outcome in OUTCOMES:
             self.frames.labels(station, outcome)
+        for outcome in OVERLAYS:
+            self.overlays.labels(station, outcome)
         for verdict in ("pass", "fail"):
             self.results.labels(station, recipe, verdict, "")
         for stage in STAGES:
@@ -100,6 +106,10 @@ class Metrics:
     def command(self, name: str, outcome: str) -> None:
         """A command came to its end: `ok`, `duplicate` or an error's code."""
         self.commands.labels(name, outcome).inc()
+
+    def overlay(self, station: str, outcome: str) -> None:
+        """An overlay picture came to its end, one of OVERLAYS."""
+        self.overlays.labels(station, outcome).inc()
 
     def mqtt_connected(self, connected: bool) -> None:
         """The broker connection came or went."""

@@ -50,6 +50,7 @@ class Announcer:
         self._since = datetime.now(UTC)
         self._telling = threading.Lock()
         """Held from reading a state to handing it over: an older one must not follow a newer one."""
+        self._overlays: dict[str, bytes] = {}
         self.stopping = False
         """Whether every state is told as Halted."""
         self.publisher = Publisher(config, ledger, self.status("offline"), self._birth, metrics, inbox, losses)
@@ -78,6 +79,11 @@ class Announcer:
         for station, result in newest.items():
             self.publisher.retain(self.topics.last(station), result.encode())
         self.publisher.wake()
+
+    def overlay(self, station: str, jpeg: bytes) -> None:
+        """A picture of a station's newest part."""
+        self._overlays[station] = jpeg
+        self.publisher.retain(self.topics.overlay(station), jpeg)
 
     def bank_corrupt(self, recipe: str, bank: str, reason: str) -> None:
         """A stored bank is damaged."""
@@ -164,6 +170,7 @@ class Announcer:
         """Every retained message, for a broker that may have lost them. On the publisher's thread."""
         topic, online = self.status("online")
         birth = {topic: online}
+        birth |= {self.topics.overlay(station): jpeg for station, jpeg in list(self._overlays.items())}
         reader = self._ledger.reader()
         try:
             for name, line in list(self._lines.items()):

@@ -4,7 +4,6 @@ Everything slow is done here, in a small pool; the ledger's thread, which alone 
 identity.
 """
 
-import hashlib
 import logging
 import os
 import time
@@ -16,12 +15,14 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.contract import FrameOut, MaskOut, ProcessingTimes, Reason, RegionOut, ResultOut, Topics, Verdict
+from connectors.contract import FrameOut, ProcessingTimes, Reason, RegionOut, ResultOut, Topics, Verdict
 from daemon.archive import Archive
+from daemon.masks import tell_mask
 from daemon.outbox import Message
+from daemon.overlays import Overlays
 from daemon.part import Outcome
 from daemon.station import Taught, Ticket
-from model.regions import Region, encode_mask_png, find_regions
+from model.regions import Region, find_regions
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,12 @@ class Finisher:
         on_error: Callable[[], None] = lambda: None,
         archive: Archive | None = None,
         on_late: Callable[[Ticket, Outcome], None] = lambda *_: None,
+        overlays: Overlays | None = None,
     ) -> None:
         """on_late: told of a judgement that came after its ticket had ended at the deadline."""
         self._topics = topics
         self._archive = archive
+        self._overlays = overlays
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="finisher")
         self._on_error = on_error
         self._on_late = on_late
@@ -71,6 +74,8 @@ class Finisher:
             return
         if self._archive is not None:
             self._archive.release(outcome.result.result_id)
+        if self._overlays is not None:
+            self._overlays.release(outcome.result.result_id)
         ticket.frame = replace(ticket.frame, pixels=None)  # lets go of its slot of the camera's ring
         first = ticket.outcome
         if first is not None and first.result.reason == "deadline" and outcome.result.verdict != "unknown":
@@ -102,7 +107,7 @@ class Finisher:
         mask, regions = find_regions(anomaly_map, width, height, limits.pixel)
         return self._outcome(
             ticket, "fail", ticket.taken_s, inference_s, taught=taught, score=score, threshold=threshold,
-            regions=regions, mask=(encode_mask_png(mask), width, height), anomaly_map=anomaly_map,
+            regions=regions, mask=mask, anomaly_map=anomaly_map,
         )  # fmt: skip
 
     def _outcome(
@@ -118,10 +123,10 @@ class Finisher:
         score: float | None = None,
         threshold: float | None = None,
         regions: tuple[Region, ...] = (),
-        mask: tuple[bytes, int, int] | None = None,
+        mask: NDArray[np.uint8] | None = None,
         anomaly_map: NDArray[np.float32] | None = None,
     ) -> Outcome:
-        """The archive holds a copy of the pixels for its result_id if they are to be kept.
+        """The archive and the overlays hold copies of the pixels for its result_id, if they want them.
 
         It holds no pixels itself: what waits for the ledger is not to hold a slot of the camera's ring.
         """
@@ -131,10 +136,7 @@ class Finisher:
         messages: tuple[Message, ...] = ()
         mask_out = None
         if mask is not None:
-            png, width, height = mask
-            topic = self._topics.mask(station.name, result_id)
-            messages = (Message(topic, png),)
-            mask_out = MaskOut(form="topic", topic=topic, sha256=hashlib.sha256(png).hexdigest(), width=width, height=height)
+            mask_out, messages = tell_mask(mask, station.config.mask, self._topics.mask(station.name, result_id))
         queue_s = max(0.0, taken_s - frame.arrived_s - frame.acquire_s)
         finish_s = max(0.0, time.monotonic() - taken_s - inference_s)
         result = ResultOut(
@@ -169,6 +171,8 @@ class Finisher:
         )
         if self._archive is not None:
             self._archive.hold(result_id, verdict, frame.pixels, anomaly_map, program.region)
+        if self._overlays is not None:
+            self._overlays.hold(result_id, station.config, verdict, frame.pixels, mask, program.region)
         return Outcome(result, messages, self._topics.result(station.name))
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-What = Literal["mask", "polygons", "result", "event", "state", "last", "reply", "other"]
-"""What was given up. other: a retained message or a reply."""
+What = Literal["mask", "polygons", "result", "event", "state", "last", "overlay", "reply", "other"]
+"""What was given up. other: what was refused after it had left, a retained message or a reply."""
 LossReason = Literal["too_large", "outbox_full", "too_old", "refused"]
 """too_large: for the broker. outbox_full, too_old: past `outbox_max_bytes`, `outbox_max_age_h`. refused: by the broker."""
 

@@ -282,7 +282,8 @@ class Publisher:
     def _send_retained(self, connection: MqttConnection, topic: str, payload: bytes) -> None:
         limit = connection.maximum_packet_bytes
         if limit is not None and packet_bytes(topic, payload) > limit:
-            what: What = "last" if self._topics.parse(topic)[1] == "last" else "state"
+            kinds: dict[str, What] = {"last": "last", "overlay": "overlay"}
+            what = kinds.get(self._topics.parse(topic)[1], "state")
             result = read_result(payload) if what == "last" else None
             fitting = abridged(result, limit - packet_bytes(topic, b"")) if result is not None else None
             if fitting is None:

@@ -46,6 +46,7 @@ from daemon.marks import Marks
 from daemon.mqtt_commands import MqttCommands
 from daemon.outbox import outbox_totals
 from daemon.outbox_bounds import OutboxBounds
+from daemon.overlays import Overlays
 from daemon.part import Outcome
 from daemon.presets import load_preset
 from daemon.programs import Programs
@@ -175,8 +176,14 @@ class Service:
         self.marks = Marks(self.ledger, self.archive)
         stack.callback(self.archive.close)
         self._late = LateJudgements(self.ledger)
+        self._overlays = Overlays(self._announcer.overlay, self.metrics.overlay)
+        stack.callback(self._overlays.close)
         self._finisher = Finisher(
-            self._announcer.topics, on_error=self.metrics.finish_errors.inc, archive=self.archive, on_late=self._judged_late
+            self._announcer.topics,
+            on_error=self.metrics.finish_errors.inc,
+            archive=self.archive,
+            on_late=self._judged_late,
+            overlays=self._overlays,
         )
         self._alarms = Alarms()
         stack.callback(self._alarms.stop)
@@ -282,7 +289,7 @@ class Service:
                 config.takes_every_frame(own),
                 self.ledger.submit,
                 config.software_triggered(own),
-                self.archive.release,
+                self._release,
             )
             self._stations[own.name] = station
             self.metrics.add_station(own.name, program.recipe.name)
@@ -418,6 +425,10 @@ class Service:
         self.metrics.lost_frames.labels(name).inc(frame.lost)
         self._intakes[name].arrived(frame)
 
+    def _release(self, result_id: str) -> None:
+        self.archive.release(result_id)
+        self._overlays.release(result_id)
+
     def _judged_late(self, ticket: Ticket, outcome: Outcome) -> None:
         self.metrics.late.labels(ticket.station.name).inc()
         self._late.add(ticket, outcome)
@@ -425,6 +436,7 @@ class Service:
     def _committed(self, results: list[ResultOut]) -> None:
         """On the ledger's thread."""
         self.archive.committed(results)
+        self._overlays.committed(results)
         self._announcer.results(results)
         for result in results:
             self._observer.result(result)

@@ -89,6 +89,15 @@ def _polygon(part: NDArray[np.uint8], x: int, y: int) -> tuple[tuple[int, int], 
     return tuple((int(column), int(row)) for column, row in points.reshape(-1, 2))
 
 
+def run_lengths(mask: NDArray[np.uint8]) -> tuple[int, ...]:
+    """A mask (H x W, nonzero = anomalous) as COCO's uncompressed run lengths: pixels column by column, runs of background and
+    of mask in turn, background first (0 where the first pixel is mask). Their sum is H * W."""
+    pixels = np.ravel(mask, order="F") != 0
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    runs = np.diff(np.concatenate(([0], changes, [pixels.size])))
+    return ((0,) if pixels[0] else ()) + tuple(runs.tolist())
+
+
 def encode_mask_png(mask: NDArray[np.uint8]) -> bytes:
     """A mask (H x W, nonzero = anomalous) as a PNG of 1 bit per pixel."""
     encoded, data = cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_BILEVEL, 1])

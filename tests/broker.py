@@ -14,6 +14,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from demo.run import MOSQUITTO_PLACES, free_port
+from tests.contract_check import ContractCheck
 
 
 class Broker:
@@ -65,8 +66,18 @@ class Heard:
 class Listener:
     """A subscriber of everything below a prefix; reconnects by itself."""
 
-    def __init__(self, port: int, topic: str = "#", protocol: int = paho.MQTTv5, qos: int = 1) -> None:
+    def __init__(
+        self,
+        port: int,
+        topic: str = "#",
+        protocol: int = paho.MQTTv5,
+        qos: int = 1,
+        *,
+        contract: ContractCheck | None = None,
+    ) -> None:
+        """contract: each message is checked against it, and `close` fails where one is not as it says."""
         self.heard: list[Heard] = []
+        self._contract = contract
         self.subscriptions = 0
         """How often it subscribed, which it does at each connect."""
         self._subscribed = threading.Event()
@@ -80,6 +91,8 @@ class Listener:
         assert self._subscribed.wait(5)
 
     def _hear(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
+        if self._contract is not None:
+            self._contract.see(message.topic, bytes(message.payload))
         expiry_s = getattr(message.properties, "MessageExpiryInterval", None)
         self.heard.append(Heard(message.topic, bytes(message.payload), message.retain, expiry_s))
 
@@ -93,6 +106,8 @@ class Listener:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        if self._contract is not None:
+            assert self._contract.complaints == []
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:

@@ -14,7 +14,7 @@ from tests.records import entry
 from tests.sending import Daemon, numbers
 from tests.wires import Proxy, ScriptedBroker
 
-POLYGON = {"form": "polygon", "width": 8, "height": 8, "topic": None, "sha256": None}
+POLYGON = {"form": "polygon", "width": 8, "height": 8, "topic": None, "sha256": None, "png": None, "rle": None}
 
 
 def masks(listener: Listener) -> list[str]:
@@ -130,7 +130,7 @@ def test_a_broker_that_hangs_up_without_a_word_gets_the_polygons(tmp_path: Path,
     wait_for(lambda: numbers(listener)[-1:] == [2], "the results behind it")
     assert {result["frame"]["number"]: result["mask"] for result in map(json.loads, listener.of("/result"))}[1] == POLYGON
     assert daemon.lost() == {("mask", "too_large"): 1}
-    assert listener.of("/status").count(b"online") <= 5
+    assert listener.of("/status").count(b"online") <= 8  # three for the suspicion, and some luck
     daemon.stop()
     listener.close()
     broker.kill()

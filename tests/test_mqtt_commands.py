@@ -5,10 +5,8 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jsonschema
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -22,12 +20,9 @@ from daemon.mqtt_commands import OVERFLOW, WAITING, MqttCommands
 from daemon.publisher import Publisher, Reply
 from daemon.shots import pixel_hash
 from tests.broker import Broker, wait_for
+from tests.contract_check import ANSWERS, VALIDATORS
 from tests.parts import draw_part
 from tests.plant import TestPlant, picture
-
-REPLY = jsonschema.Draft202012Validator(
-    json.loads((Path(__file__).parent.parent / "docs" / "mqtt" / "reply.schema.json").read_text())
-)
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,9 @@ class Engineer:
         self.send(topic, payload, **properties)
         wait_for(lambda: len(self.answers) > before, f"an answer to {topic}", 10)
         answer = self.answers[before]
-        REPLY.validate(answer.document)
+        VALIDATORS["reply"].validate(answer.document)
+        if answer.document["ok"]:
+            ANSWERS[answer.document["command"]].validate(answer.document["answer"])
         return answer
 
     def close(self) -> None:

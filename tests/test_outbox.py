@@ -134,7 +134,7 @@ def test_a_bound_that_was_lowered_takes_effect_a_little_at_a_time(tmp_path: Path
     first.ledger.close()
     again = Bounded(tmp_path, 200_000)
     again.ledger.call(lambda _: None).result(10)
-    assert 0 < sum(again.counts.values()) <= 500
+    assert 0 < sum(again.counts.values()) < 3_000
     again.flush()
     assert again.ledger.call(outbox_totals).result(10).bytes <= 200_000
     assert again.kinds()["mask"] == 0

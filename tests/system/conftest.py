@@ -1,6 +1,7 @@
 """What whole-daemon stories share."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.system.daemon import Line
 def lines() -> Iterator[list[Line]]:
     """Put daemons in; they are ended after the test."""
     lines: list[Line] = []
-    yield lines
-    for line in lines:
-        line.close()
+    with ExitStack() as stack:
+        yield lines
+        for line in lines:
+            stack.callback(line.close)

@@ -13,19 +13,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
 from demo.run import free_port
 from tests.broker import Broker, Listener, wait_for
+from tests.contract_check import VALIDATORS, ContractCheck
 from tests.parts import write_parts
-
-DOCS = Path(__file__).parent.parent.parent / "docs" / "mqtt"
-
-
-SCHEMAS = {
-    name: jsonschema.Draft202012Validator(json.loads((DOCS / f"{name}.schema.json").read_text()))
-    for name in ("result", "state", "event", "status")
-}
 
 
 def folder_station(name: str, path: Path, extra: str = "") -> str:
@@ -124,7 +115,7 @@ shots = "shots"
 
 
 class Line:
-    """A daemon with its broker and a listener."""
+    """A daemon with its broker and a listener, which checks every message against the contract."""
 
     def __init__(self, folder: Path, stations: str, recipe: str = "", *, top: str = "", broker: bool = True) -> None:
         self.broker = Broker(folder)
@@ -137,7 +128,7 @@ class Line:
     def start_broker(self) -> None:
         """(Re)start mosquitto and listen to it."""
         self.broker.start()
-        self.listener = Listener(self.broker.port, "plant/#")
+        self.listener = Listener(self.broker.port, "plant/#", contract=ContractCheck("plant"))
 
     def results(self, station: str) -> list[dict[str, Any]]:
         """Results heard so far, each checked against the shipped schema."""
@@ -148,7 +139,7 @@ class Line:
         """The message, checked against its shipped schema (each once: tests ask again and again)."""
         if payload not in self._known:
             document = json.loads(payload)
-            SCHEMAS[name].validate(document)
+            VALIDATORS[name].validate(document)
             self._known[payload] = document
         return self._known[payload]
 
@@ -171,6 +162,8 @@ class Line:
             self.daemon.process.kill()
             self.daemon.process.wait()
             self.daemon.keep_cache()
-        if self.listener is not None:
-            self.listener.close()
-        self.broker.kill()
+        try:
+            if self.listener is not None:
+                self.listener.close()
+        finally:
+            self.broker.kill()

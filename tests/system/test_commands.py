@@ -6,17 +6,16 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import paho.mqtt.publish as publish
 import pytest
 
 from daemon.shots import pixel_hash
 from tests.broker import wait_for
+from tests.contract_check import VALIDATORS
 from tests.parts import draw_part, write_parts
-from tests.system.daemon import DOCS, Line, folder_station
+from tests.system.daemon import Line, folder_station
 from tests.test_cli import aprilcam
 
-REPLY = jsonschema.Draft202012Validator(json.loads((DOCS / "reply.schema.json").read_text()))
 TOKEN = "a token of more than 16 characters"  # noqa: S105
 
 
@@ -43,7 +42,7 @@ def test_a_running_daemon_is_taught_by_every_way_in_and_inspects_on(tmp_path: Pa
         publish.single(topic, json.dumps(request), qos=1, port=line.broker.port)
         wait_for(lambda: len(line.listener.of("press/reply")) > before, "the reply")  # type: ignore[union-attr]
         reply: dict[str, Any] = json.loads(line.listener.of("press/reply")[before])
-        REPLY.validate(reply)
+        VALIDATORS["reply"].validate(reply)
         return reply
 
     assert len(shots()) == 10

@@ -21,10 +21,11 @@ import pytest
 from daemon.ledger import Ledger
 from daemon.outbox import outbox_totals
 from tests.broker import Broker, Heard, Listener, wait_for
+from tests.contract_check import VALIDATORS
 from tests.parts import write_parts
 from tests.records import entry
 from tests.sending import Daemon, send_until
-from tests.system.daemon import SCHEMAS, Line, folder_station
+from tests.system.daemon import Line, folder_station
 from tests.wires import Proxy
 
 TOTAL = 10_000
@@ -145,7 +146,7 @@ def test_exactly_these_topics_are_retained_and_a_new_broker_is_told_them_again(t
     before = kept()
     assert sorted(before) == sorted(expected)
     for topic, name in expected.items():
-        SCHEMAS[name].validate(json.loads(before[topic]))
+        VALIDATORS[name].validate(json.loads(before[topic]))
     line.broker.kill()  # it keeps nothing on disk
     line.broker.start()
     wait_for(lambda: kept() == before, "the same again")
@@ -173,7 +174,7 @@ def test_what_the_broker_will_not_take_is_told_in_an_event(tmp_path: Path, lines
     assert stripped
     assert len(gone) + len(stripped) < 3
     [told] = lost_events(listener)
-    SCHEMAS["event"].validate(told)
+    VALIDATORS["event"].validate(told)
     assert told["recipe"] == "disc"
     assert told["detail"] == {
         "masks": 0,

@@ -8,8 +8,9 @@ from typing import Any
 import paho.mqtt.publish as publish
 
 from tests.broker import wait_for
+from tests.contract_check import VALIDATORS
 from tests.parts import write_parts
-from tests.system.daemon import SCHEMAS, Line, folder_station
+from tests.system.daemon import Line, folder_station
 from tests.test_cli import aprilcam
 
 CORNER = """
@@ -40,7 +41,7 @@ def events(line: Line) -> list[tuple[str, str]]:
     assert line.listener is not None
     heard = [json.loads(payload) for payload in line.listener.of("press/event")]
     for event in heard:
-        SCHEMAS["event"].validate(event)
+        VALIDATORS["event"].validate(event)
     return [(event["recipe"], event["kind"]) for event in heard]
 
 

@@ -12,9 +12,10 @@ import jsonschema
 
 from connectors.requests import REQUESTS
 from tests.broker import wait_for
+from tests.contract_check import DOCS, VALIDATORS
 from tests.parts import write_parts
 from tests.shipped_broker import ShippedBroker, User
-from tests.system.daemon import DOCS, SCHEMAS, Daemon
+from tests.system.daemon import Daemon
 from tests.system.test_triggers import TRIGGERED
 
 REPLY = jsonschema.Draft202012Validator(json.loads((DOCS / "reply.schema.json").read_text()))
@@ -82,7 +83,7 @@ key_file = "{key}"
         daemon.start(CREDENTIALS_DIRECTORY=str(tmp_path / "credentials"))
         wait_for(lambda: daemon.get("/readyz")[0] == 200, "readiness", 60)
         [status] = [json.loads(heard.payload) for heard in scada.heard if heard.topic == "aprilcam/status"]
-        SCHEMAS["status"].validate(status)
+        VALIDATORS["status"].validate(status)
         assert (status["status"], status["tls"]) == ("online", "verified")
         told = json.loads(daemon.get("/api/status")[1])
         assert told["broker"] == {"connected": True, "trouble": None, "tls": "verified"}

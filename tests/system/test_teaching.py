@@ -12,8 +12,9 @@ from config.schema import load_config
 from connectors.contract import ResultOut
 from daemon.service import Service
 from tests.broker import wait_for
+from tests.contract_check import VALIDATORS
 from tests.parts import draw_part, write_parts
-from tests.system.daemon import SCHEMAS, Line, folder_station
+from tests.system.daemon import Line, folder_station
 
 
 class Quiet:
@@ -53,7 +54,7 @@ def test_a_shot_registered_while_the_line_runs_judges_it_soon_and_is_told(line: 
         wait_for(lambda: len(line.listener.of("press/event")) >= 2, "the events")  # type: ignore[union-attr]
         events = [json.loads(payload) for payload in line.listener.of("press/event")]
         for event in events:
-            SCHEMAS["event"].validate(event)
+            VALIDATORS["event"].validate(event)
         built = next(event for event in events if event["kind"] == "bank_built")
         assert built["detail"]["build"] == answer.build
         assert built["detail"]["bank"] == observer.results[-1].bank
