@@ -65,6 +65,25 @@ class MqttConfig(Section):
     in_flight: int = Field(default=64, ge=1, le=1_000)
 
 
+SparkplugId = Annotated[str, Field(pattern=r"^[^/#+$\x00][^/#+\x00]{0,99}$")]
+
+
+class SparkplugConfig(Section):
+    """The daemon as a Sparkplug B edge node, on the broker of [mqtt]."""
+
+    group_id: SparkplugId
+    edge_node_id: SparkplugId
+    primary_host: SparkplugId | None = None
+    client_id: str | None = Field(default=None, min_length=1, max_length=64)
+
+    @field_validator("group_id")
+    @classmethod
+    def _not_state(cls, value: str) -> str:
+        if value == "STATE":
+            raise ValueError("'STATE' is where host applications tell their state")
+        return value
+
+
 class HttpConfig(Section):
     """The one HTTP port: metrics, health and commands."""
 
@@ -222,6 +241,7 @@ class Config(Section):
 
     store: StoreConfig = StoreConfig()
     mqtt: MqttConfig = MqttConfig()
+    sparkplug: SparkplugConfig | None = None
     http: HttpConfig = HttpConfig()
     inference: InferenceConfig = InferenceConfig()
     archive: ArchiveConfig = ArchiveConfig()
@@ -316,6 +336,7 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
         elif isinstance(part, str):
             nested = {
                 "store": StoreConfig, "mqtt": MqttConfig, "http": HttpConfig, "inference": InferenceConfig,
+                "sparkplug": SparkplugConfig,
                 "archive": ArchiveConfig, "recipes": RecipeConfig, "stations": StationConfig, "region": Region,
             }  # fmt: skip
             model = nested.get(part, model)
@@ -362,6 +383,9 @@ def _cross_check(config: Config) -> Iterator[Problem]:
         yield Problem("mqtt.password_file", "without a username it is not used", "Add mqtt.username, or leave it out")
     if (password := config.mqtt.password_file) is not None and not password.is_file():
         yield Problem("mqtt.password_file", f"{password} is not a file", "Write the password into it, mode 0600")
+    if config.sparkplug is not None and config.sparkplug.client_id == config.mqtt.client_id:
+        reason = "the connection of [mqtt] has this client id, and a broker drops one of two that share it"
+        yield Problem("sparkplug.client_id", reason, "Choose another, or leave it out")
     for index, recipe in enumerate(config.recipes):
         if recipe.shots is not None and not recipe.shots.is_dir():
             mend = "Make it and put pictures of good parts into it"

@@ -52,8 +52,10 @@ class MqttConnection:
         on_acknowledged: Callable[[int, str | None], None],
         on_lost: Callable[[str], None],
         on_message: Callable[[Incoming], None] = lambda _: None,
+        *,
+        retain_will: bool = True,
     ) -> None:
-        """`will` is (topic, payload), retained. `on_acknowledged` gets each message's token, and why the broker
+        """`will` is (topic, payload). `on_acknowledged` gets each message's token, and why the broker
         refused it for good, None when it has it. `on_lost` comes once, with the reason. `on_message` gets what comes on
         subscribed topics; it must return at once."""
         self._config = config
@@ -66,6 +68,8 @@ class MqttConnection:
         """Messages answered before publish() had returned their number."""
         self.maximum_packet_bytes: int | None = None
         """The largest packet that the broker takes (MQTT 5 section 3.2.2.3.6); it hangs up on larger ones."""
+        self.asked = False
+        """Whether a CONNECT packet was sent."""
         self._answered = threading.Event()
         self._refusal: str | None = None
         self._connected = False
@@ -77,7 +81,7 @@ class MqttConnection:
             reconnect_on_failure=False,
             clean_session=None if config.protocol == "5" else True,
         )
-        self._client.will_set(will[0], will[1], qos=1, retain=True)
+        self._client.will_set(will[0], will[1], qos=1, retain=retain_will)
         if config.username is not None:
             self._client.username_pw_set(config.username, _password(config))
         self._client.max_inflight_messages_set(config.in_flight + RETAINED_ROOM)
@@ -102,6 +106,7 @@ class MqttConnection:
         except (OSError, ValueError) as error:
             mend = "Check [mqtt] host and port, and that the broker runs"
             raise MqttError(f"{where} cannot be reached: {error}. {mend}.") from None
+        self.asked = True
         self._client.loop_start()
         answered = self._answered.wait(timeout_s)
         if answered and self._connected:
@@ -121,18 +126,19 @@ class MqttConnection:
         topic: str,
         payload: bytes,
         *,
+        qos: int = 1,
         retain: bool = False,
         token: int | None = None,
         correlation: bytes | None = None,
     ) -> None:
-        """Send at QoS 1. With a token, `on_acknowledged` is told it when the broker has the message. `correlation`: MQTT 5
-        correlation data of a reply."""
+        """Send. With a token, `on_acknowledged` is told it when the broker has the message (QoS 0: when it is written).
+        `correlation`: MQTT 5 correlation data of a reply."""
         properties = None
         if correlation is not None and self._config.protocol == "5":
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.CorrelationData = correlation
         # Not under our lock: paho calls back with its own message lock held, which publish() takes too.
-        mid = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
+        mid = self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties).mid
         with self._lock:
             answered_first = mid in self._early
             refusal = self._early.pop(mid, None)

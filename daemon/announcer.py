@@ -9,6 +9,7 @@ from config.schema import MqttConfig
 from connectors.contract import EventKind, EventOut, ResultOut, StatusOut, Topics
 from connectors.metrics import Metrics
 from daemon.builder import Detail
+from daemon.edge_node import EdgeNode
 from daemon.ledger import Ledger, Message, last_document
 from daemon.line import Line
 from daemon.publisher import Inbox, Publisher
@@ -42,6 +43,8 @@ class Announcer:
         """Held from reading a state to handing it over: an older one must not follow a newer one."""
         self.stopping = False
         """Whether every state is told as Halted."""
+        self.edge_node: EdgeNode | None = None
+        """Hears results and states too, where Sparkplug is configured."""
         self.publisher = Publisher(config, ledger, self.status("offline"), self._birth, metrics, inbox)
 
     def results(self, results: Sequence[ResultOut]) -> None:
@@ -66,6 +69,8 @@ class Announcer:
         for station, result in newest.items():
             self.publisher.retain(self.topics.last(station), result.encode())
         self.publisher.wake()
+        if self.edge_node is not None:
+            self.edge_node.results(results)
 
     def bank_corrupt(self, recipe: str, bank: str, reason: str) -> None:
         """A stored bank is damaged."""
@@ -118,6 +123,8 @@ class Announcer:
             if document is None:
                 return
             self.publisher.retain(self.topics.state(station), document.encode())
+            if self.edge_node is not None:
+                self.edge_node.state(document)
         if not self.stopping and not quietly:
             level = logging.INFO if document.state in ("ContinuousExecution", "Halted") else logging.WARNING
             reason = f" ({document.reason})" if document.reason else ""
