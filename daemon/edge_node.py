@@ -22,6 +22,7 @@ from connectors.contract import ResultOut, StateOut, Topics
 from connectors.metrics import Metrics
 from connectors.mqtt import Incoming, MqttConnection
 from connectors.sparkplug import Definition, HostState, Namespace, Reading, SparkplugError, Value
+from daemon.birth_number import BirthNumber
 from daemon.commands import Commands
 from daemon.mqtt_commands import MqttCommands
 from daemon.publisher import CONNECT_TIMEOUT_S, FAREWELL_S, RETRY_S, STABLE_S, Reply
@@ -37,31 +38,6 @@ COMMANDS = 64
 FAREWELL = -1
 """The token of the node's death; 0 is that of everything else."""
 COUNTERS: Mapping[str, str] = {"pass": "Counters/Pass", "fail": "Counters/Fail", "unknown": "Counters/Unknown"}
-
-
-class BirthNumber:
-    """`bdSeq`, one more at each CONNECT, over restarts too: a late will of an earlier session must not fit a later birth."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        try:
-            self._last = int(file.read_text()) % 256
-        except (OSError, ValueError):
-            self._last = 255
-
-    def next(self) -> int:
-        """The number of the CONNECT that comes."""
-        return sparkplug.following(self._last)
-
-    def used(self, number: int) -> None:
-        """That CONNECT was sent."""
-        self._last = number
-        new = self._file.with_suffix(".new")
-        try:
-            new.write_text(str(number))
-            new.replace(self._file)
-        except OSError as error:
-            log.warning("%s: %s. The next start may use a birth number again.", self._file, error.strerror)
 
 
 class EdgeNode:
@@ -96,10 +72,14 @@ class EdgeNode:
             "Properties/OS Version": platform.release(),
         }
         self._own = sparkplug.stamped(own, sparkplug.now_ms())
-        zero: dict[str, Value] = {**dict.fromkeys(COUNTERS.values(), 0), sparkplug.TRIGGER: False, sparkplug.ANSWER: ""}
-        zero |= {sparkplug.PART_ID: "", sparkplug.JOB_ID: ""}
+        first: dict[str, Value] = {
+            **dict.fromkeys(sparkplug.DEVICE_METRICS),
+            **dict.fromkeys(COUNTERS.values(), 0),
+            **dict.fromkeys((sparkplug.PART_ID, sparkplug.JOB_ID, sparkplug.ANSWER), ""),
+            sparkplug.TRIGGER: False,
+        }
         self._now: dict[str, Mapping[str, Reading]] = {
-            name: sparkplug.stamped(zero, sparkplug.now_ms()) for name in self._devices
+            name: sparkplug.stamped(first, sparkplug.now_ms()) for name in self._devices
         }
         """What each station's metrics are, whether told or not."""
         self._topics = Topics("sparkplug")
@@ -147,7 +127,7 @@ class EdgeNode:
 
     def state(self, state: StateOut) -> None:
         """A station's state is another."""
-        self._guard(partial(self._change, state.station, sparkplug.state_readings(state)))
+        self._guard(lambda: self._change(state.station, sparkplug.state_readings(state)))
 
     def results(self, results: Sequence[ResultOut]) -> None:
         """They are committed."""
@@ -211,17 +191,13 @@ class EdgeNode:
         bd_seq = self._birth_number.next()
         death = sparkplug.node_death(bd_seq)
         topic = self._space.of_node("NDEATH")
-        connection = MqttConnection(self._mqtt, (topic, death), self._written, self._lose, self._received, retain_will=False)
         try:
-            connection.open(CONNECT_TIMEOUT_S)
+            connection = self._connect(topic, death, bd_seq)
         except MqttError as error:
             if self.trouble != str(error):
                 log.warning("Sparkplug: %s Inspection goes on.", error)
             self.trouble = str(error)
             return
-        finally:
-            if connection.asked:
-                self._birth_number.used(bd_seq)
         try:
             connection.subscribe(self._space.of_node("NCMD"))
             connection.subscribe(self._space.of_device("DCMD", "+"))
@@ -236,6 +212,15 @@ class EdgeNode:
                 self._born = False
             self._online.set(0)
             connection.close()
+
+    def _connect(self, topic: str, death: bytes, bd_seq: int) -> MqttConnection:
+        connection = MqttConnection(self._mqtt, (topic, death), self._written, self._lose, self._received, retain_will=False)
+        try:
+            connection.open(CONNECT_TIMEOUT_S)
+        finally:
+            if connection.asked:
+                self._birth_number.used(bd_seq)
+        return connection
 
     def _serve(self, connection: MqttConnection, bd_seq: int) -> str:
         """Until the connection is lost, is to be ended, or the primary host goes. Why."""
@@ -332,7 +317,7 @@ class EdgeNode:
     def _tell(self, connection: MqttConnection, device: str, readings: Mapping[str, Reading]) -> None:
         """As data; as a birth when its camera has come; as a death when it has gone."""
         told, known = self._told.get(device), self._devices[device]
-        there = sparkplug.STATE in readings and readings[sparkplug.STATE].value != "Preoperational"
+        there = readings[sparkplug.STATE].value not in (None, "Preoperational")
         if there and told is None:
             self._send(connection, self._space.of_device("DBIRTH", device), sparkplug.birth(known, readings, self._next()))
         elif there and told is not None:

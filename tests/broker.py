@@ -34,6 +34,10 @@ class Broker:
         self._process = subprocess.Popen([program, "-c", str(self._config)], stderr=subprocess.DEVNULL)
         wait_for(lambda: _listens(self.port), "mosquitto to listen")
 
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -52,6 +56,7 @@ class Heard:
     topic: str
     payload: bytes
     retained: bool
+    qos: int
 
 
 class Listener:
@@ -62,7 +67,7 @@ class Listener:
         self._subscribed = threading.Event()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion(protocol))
         self._client.reconnect_delay_set(0.1, 0.2)  # type: ignore[arg-type]
-        self._client.on_message = lambda _c, _d, m: self.heard.append(Heard(m.topic, bytes(m.payload), m.retain))
+        self._client.on_message = lambda _c, _d, m: self.heard.append(Heard(m.topic, bytes(m.payload), m.retain, m.qos))
         self._client.on_connect = lambda client, *_: client.subscribe(topic, qos=1)
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.connect("127.0.0.1", port)
