@@ -95,7 +95,7 @@ class Host:
         if kind == "NDEATH":
             assert "seq" not in payload
             [metric] = metrics
-            assert metric["name"] == "bdSeq"
+            assert (metric["name"], metric["datatype"]) == ("bdSeq", 4)
             self.deaths.append(metric.get("longValue"))
             if self.deaths[-1] == session.bd_seq:
                 session.online, session.devices = False, {}
@@ -106,6 +106,7 @@ class Host:
             session.node = self._born(session, "", metrics)
             assert session.node["Node Control/Rebirth"] is False
             session.bd_seq = session.node["bdSeq"]
+            assert ("", "bdSeq", 4) in session.aliases.values()
             assert session.bd_seq in range(256)
             self.births.append(session.bd_seq)
             return
