@@ -234,7 +234,7 @@ class EdgeNode:
                 log.warning("Sparkplug: connection to the broker lost (%s)", lost)
                 return f"connection lost: {lost}"
             if stopping:
-                self._drain(connection)
+                self._drain_to_the_end(connection)
                 return "stopped"
             if self._host_left() and self._born:
                 log.warning("Sparkplug: host %s is offline; the node goes until it is back", self._config.primary_host)
@@ -313,6 +313,16 @@ class EdgeNode:
                     return
                 device, readings = self._waiting.popleft()
             self._tell(connection, device, readings)
+
+    def _drain_to_the_end(self, connection: MqttConnection) -> None:
+        """What waits when the node is stopped, for as long as a farewell may take."""
+        deadline_s = time.monotonic() + FAREWELL_S
+        while time.monotonic() < deadline_s:
+            self._drain(connection)
+            with self._wake:
+                if not self._waiting or self._lost is not None or self._rebirth or self._hosts:
+                    return
+                self._wake.wait_for(lambda: self._on_the_way < WINDOW or self._lost is not None, 0.1)
 
     def _tell(self, connection: MqttConnection, device: str, readings: Mapping[str, Reading]) -> None:
         """As data; as a birth when its camera has come; as a death when it has gone."""

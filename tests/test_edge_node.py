@@ -182,11 +182,11 @@ def test_a_broken_number_file_is_no_obstacle(host: Host, broker: Broker, make: M
 
 
 def test_a_stop_tells_the_death_once_and_all_that_waited_before_it(node: Node, host: Host) -> None:
-    node.edge.results([result(number) for number in range(1, 301)])
+    node.edge.results([result(number) for number in range(1, 1_501)])
     node.stop()
     wait_for(lambda: not host.check().online, "the death")
     assert host.deaths == [0]
-    assert host.changes[-1][1]["Result/Sequence"] == 300
+    assert host.changes[-1][1]["Result/Sequence"] == 1_500
     assert host.kinds[-1] == "NDEATH"
     time.sleep(0.3)
     host.check()
