@@ -38,6 +38,7 @@ docs: .venv/installed
 	$(bin)/python -m connectors.contract docs/mqtt
 	$(bin)/python -m connectors.requests docs/mqtt
 	$(bin)/python -m connectors.asyncapi docs/mqtt
+	$(bin)/python -m grpc_tools.protoc -I connectors --python_out=connectors --pyi_out=connectors connectors/sparkplug_b.proto
 
 bench: .venv/installed
 	@demo/debian-packages mosquitto

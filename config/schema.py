@@ -113,6 +113,25 @@ class MqttConfig(Section):
         return document
 
 
+SparkplugId = Annotated[str, Field(pattern=r"^[^/#+$\x00][^/#+\x00]{0,99}$")]
+
+
+class SparkplugConfig(Section):
+    """The daemon as a Sparkplug B edge node, on the broker of [mqtt]."""
+
+    group_id: SparkplugId
+    edge_node_id: SparkplugId
+    primary_host: SparkplugId | None = None
+    client_id: str | None = Field(default=None, min_length=1, max_length=64)
+
+    @field_validator("group_id")
+    @classmethod
+    def _not_state(cls, value: str) -> str:
+        if value == "STATE":
+            raise ValueError("'STATE' is where host applications tell their state")
+        return value
+
+
 class HttpConfig(Section):
     """The one HTTP port: metrics, health and commands."""
 
@@ -274,6 +293,7 @@ class Config(Section):
 
     store: StoreConfig = StoreConfig()
     mqtt: MqttConfig = MqttConfig()
+    sparkplug: SparkplugConfig | None = None
     http: HttpConfig = HttpConfig()
     inference: InferenceConfig = InferenceConfig()
     archive: ArchiveConfig = ArchiveConfig()
@@ -369,6 +389,7 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
             nested = {
                 "store": StoreConfig, "mqtt": MqttConfig, "http": HttpConfig, "inference": InferenceConfig,
                 "archive": ArchiveConfig, "recipes": RecipeConfig, "stations": StationConfig, "region": Region, "tls": TlsConfig,
+                "sparkplug": SparkplugConfig,
             }  # fmt: skip
             model = nested.get(part, model)
     return list(model.model_fields)
@@ -411,6 +432,9 @@ def _cross_check(config: Config) -> Iterator[Problem]:
             reason = f"no recipe is named {station.recipe!r}"
             yield Problem(f"stations.{index}.recipe", reason, f"Known: {', '.join(sorted(recipes))}")
     yield from _check_secrets(config)
+    if config.sparkplug is not None and config.sparkplug.client_id == config.mqtt.client_id:
+        reason = "the connection of [mqtt] has this client id, and a broker drops one of two that share it"
+        yield Problem("sparkplug.client_id", reason, "Choose another, or leave it out")
     for index, recipe in enumerate(config.recipes):
         if recipe.shots is not None and not recipe.shots.is_dir():
             mend = "Make it and put pictures of good parts into it"

@@ -73,6 +73,11 @@ class Metrics:
         self.archive_dropped = counter("aprilcam_archive_dropped", "Frames that were to be archived and were not", "reason")
         self.overlays = counter("aprilcam_overlays", "Overlay pictures, by what became of them", "station", "outcome")
         self.mqtt = Gauge("aprilcam_mqtt_connected", "1 while the broker connection stands", registry=self.registry)
+        text = "1 while the Sparkplug edge node has told its birth"
+        self.sparkplug = Gauge("aprilcam_sparkplug_online", text, ("edge_node",), registry=self.registry)
+        text = "Changes that the Sparkplug edge node did not send one by one, the newest values excepted"
+        self.sparkplug_dropped = counter("aprilcam_sparkplug_dropped", text, "edge_node")
+        self.sparkplug_failures = counter("aprilcam_sparkplug_failures", "Failures of the Sparkplug edge node's own", "edge_node")
         Info("aprilcam_build", "The release that runs", registry=self.registry).info({"version": version})
 
     def add_station(self, station: str, recipe: str) -> None:

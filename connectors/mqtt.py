@@ -54,8 +54,10 @@ class MqttConnection:
         on_acknowledged: Callable[[int | None, str | None], None],
         on_lost: Callable[[str], None],
         on_message: Callable[[Incoming], None] = lambda _: None,
+        *,
+        retain_will: bool = True,
     ) -> None:
-        """`will` is (topic, payload), retained. `on_acknowledged` gets each message's token, and why the broker
+        """`will` is (topic, payload). `on_acknowledged` gets each message's token, and why the broker
         refused it for good, None when it has it. `on_lost` comes once, with the reason. `on_message` gets what comes on
         subscribed topics; it must return at once. Password and certificates are read now. Raises MqttError where they
         cannot be used."""
@@ -69,6 +71,8 @@ class MqttConnection:
         """Messages answered before publish() had returned their number."""
         self.maximum_packet_bytes = config.max_packet_bytes
         """The largest packet that the broker takes (MQTT 5 section 3.2.2.3.6, or as configured); it hangs up on larger ones."""
+        self.asked = False
+        """Whether a CONNECT packet was sent."""
         self._answered = threading.Event()
         self._refusal: str | None = None
         self._connected = False
@@ -80,7 +84,7 @@ class MqttConnection:
             reconnect_on_failure=False,
             clean_session=None if config.protocol == "5" else True,
         )
-        self._client.will_set(will[0], will[1], qos=1, retain=True)
+        self._client.will_set(will[0], will[1], qos=1, retain=retain_will)
         if config.username is not None:
             secret = first_line(config.password_file, "password file") if config.password_file is not None else None
             self._client.username_pw_set(config.username, secret)
@@ -116,6 +120,7 @@ class MqttConnection:
                 raise MqttError(f"{where}: {told[0]}. {told[1]}.") from None
             mend = "Check [mqtt] host and port, and that the broker runs"
             raise MqttError(f"{where} cannot be reached: {error}. {mend}.") from None
+        self.asked = True
         self._client.loop_start()
         answered = self._answered.wait(timeout_s)
         if answered and self._connected:
@@ -146,14 +151,15 @@ class MqttConnection:
         topic: str,
         payload: bytes,
         *,
+        qos: int = 1,
         retain: bool = False,
         token: int | None = None,
         correlation: bytes | None = None,
         expiry_s: int | None = None,
     ) -> None:
-        """Send at QoS 1; the caller has seen that there is `room`. `on_acknowledged` is told the token when the broker has the
-        message. Of MQTT 5 alone: `correlation`, the correlation data of a reply; `expiry_s`, how long the broker may keep it
-        for a subscriber that is away."""
+        """Send; the caller has seen that there is `room`. `on_acknowledged` is told the token when the broker has the message
+        (QoS 0: when it is written). Of MQTT 5 alone: `correlation`, the correlation data of a reply; `expiry_s`, how long the
+        broker may keep it for a subscriber that is away."""
         properties = None
         if self._config.protocol == "5" and (correlation is not None or expiry_s is not None):
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -162,7 +168,7 @@ class MqttConnection:
             if expiry_s is not None:
                 properties.MessageExpiryInterval = expiry_s
         # Not under our lock: paho calls back with its own message lock held, which publish() takes too.
-        mid = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
+        mid = self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties).mid
         with self._lock:
             answered_first = mid in self._early
             refusal = self._early.pop(mid, None)

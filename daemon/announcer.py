@@ -12,6 +12,7 @@ from connectors.contract import EventKind, EventOut, ResultOut, StatusOut, Topic
 from connectors.metrics import Metrics
 from connectors.tls import tls_use
 from daemon.builder import Detail
+from daemon.edge_node import EdgeNode
 from daemon.ledger import Ledger, last_document
 from daemon.line import Line
 from daemon.losses import Losses
@@ -56,6 +57,8 @@ class Announcer:
         self.publisher = Publisher(config, ledger, self.status("offline"), self._birth, metrics, inbox, losses)
         self._losses = losses
         self._told_losses_s = -TELL_LOSSES_EVERY_S
+        self.edge_node: EdgeNode | None = None
+        """Hears results and states too, where Sparkplug is configured."""
 
     def results(self, results: Sequence[ResultOut]) -> None:
         """They are committed. On the ledger's thread."""
@@ -79,6 +82,8 @@ class Announcer:
         for station, result in newest.items():
             self.publisher.retain(self.topics.last(station), result.encode())
         self.publisher.wake()
+        if self.edge_node is not None:
+            self.edge_node.results(results)
 
     def overlay(self, station: str, jpeg: bytes) -> None:
         """A picture of a station's newest part."""
@@ -156,6 +161,8 @@ class Announcer:
             if document is None:
                 return
             self.publisher.retain(self.topics.state(station), document.encode())
+            if self.edge_node is not None:
+                self.edge_node.state(document)
         if not self.stopping and not quietly:
             level = logging.INFO if document.state in ("ContinuousExecution", "Halted") else logging.WARNING
             reason = f" ({document.reason})" if document.reason else ""

@@ -31,6 +31,7 @@ from daemon.builder import Builder
 from daemon.command_parts import Parts
 from daemon.commands import Commands
 from daemon.drop import DropFolders
+from daemon.edge_node import EdgeNode
 from daemon.evidence import Evidence
 from daemon.exposure import exposures
 from daemon.finisher import Finisher
@@ -169,6 +170,11 @@ class Service:
         stack.callback(inbox.stop)
         self._announcer.publisher.start()
         stack.callback(lambda: self._announcer.publisher.stop(self._announcer.status("stopped"), DRAIN_S))
+        if config.sparkplug is not None:
+            edge = EdgeNode(config.sparkplug, config.mqtt, VERSION, names, self.commands, self.metrics, store)
+            self._announcer.edge_node = edge
+            edge.start()
+            stack.callback(edge.stop)
         dropped = self.metrics.archive_dropped
         for reason in REASONS:
             dropped.labels(reason)

@@ -42,6 +42,10 @@ class Broker:
             self._process.wait(10)
             self._process = None
 
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -60,6 +64,7 @@ class Heard:
     topic: str
     payload: bytes
     retained: bool
+    qos: int
     expiry_s: int | None = None
 
 
@@ -94,7 +99,7 @@ class Listener:
         if self._contract is not None:
             self._contract.see(message.topic, bytes(message.payload))
         expiry_s = getattr(message.properties, "MessageExpiryInterval", None)
-        self.heard.append(Heard(message.topic, bytes(message.payload), message.retain, expiry_s))
+        self.heard.append(Heard(message.topic, bytes(message.payload), message.retain, message.qos, expiry_s))
 
     def _note(self, *_: object) -> None:
         self.subscriptions += 1

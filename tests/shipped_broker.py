@@ -71,7 +71,7 @@ class User:
 
     def _hear(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         self.correlations.append(getattr(message.properties, "CorrelationData", None))
-        self.heard.append(Heard(message.topic, bytes(message.payload), message.retain))
+        self.heard.append(Heard(message.topic, bytes(message.payload), message.retain, message.qos))
 
     def subscribe(self, topic_filter: str) -> None:
         self._client.subscribe(topic_filter, qos=1)

@@ -71,6 +71,14 @@ def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
         ('path = "pictures"', 'path = "pictures"\nrate_hz = 0.0', "cameras.0.rate_hz", "greater than 0"),
         ('object = "metal gear"', 'object = "x"\nshots = "none"', "recipes.0.shots", "is not a folder. Make it"),
         ("[[cameras]]", "[mqtt]\nprefix = 'a/#'\n[[cameras]]", "mqtt.prefix", "match pattern"),
+        ("[[cameras]]", "[sparkplug]\ngroup_id = 'a/b'\nedge_node_id = 'n'\n[[cameras]]", "sparkplug.group_id", "match pattern"),
+        ("[[cameras]]", "[sparkplug]\ngroup_id = 'STATE'\nedge_node_id = 'n'\n[[cameras]]", "sparkplug.group_id", "where host"),
+        (
+            "[[cameras]]",
+            "[sparkplug]\ngroup_id = 'g'\nedge_node_id = 'n'\nclient_id = 'aprilcam'\n[[cameras]]",
+            "sparkplug.client_id",
+            "a broker drops one of two",
+        ),
         ("[[cameras]]", "[http]\ntoken_file = 'none'\n[[cameras]]", "http.token_file", "is not a file. Write a long random"),
         ('object = "metal gear"', 'object = "x"\ndrop = "none"', "recipes.0.drop", "is not a folder. Make it"),
         ('object = "metal gear"', 'object = "x"\nshots = "."\ndrop = "."', "recipes.0.drop", "reads its shots. Give it"),
@@ -196,7 +204,7 @@ def test_the_example_is_valid_and_shows_every_key(tmp_path: Path) -> None:
     config = load(tmp_path, text)
 
     assert keys(Config) == set(document)
-    for table in ("store", "mqtt", "http", "inference", "archive"):
+    for table in ("store", "mqtt", "sparkplug", "http", "inference", "archive"):
         assert keys(type(getattr(config, table))) == set(document[table])
     assert keys(type(config.mqtt.tls)) == set(document["mqtt"]["tls"])  # type: ignore[arg-type]
     commented = {line.split("=")[0].strip("# ") for line in text.splitlines() if line.startswith("# ") and "=" in line}
