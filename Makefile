@@ -9,7 +9,7 @@ bin := .venv/bin
 # Tests that want the machine to themselves: whole daemons, cameras on a wire, processes that are judged by their silence.
 alone := tests/system tests/test_aravis.py tests/test_supervisor.py
 
-.PHONY: run test demo-sheet picture docs bench soak clean
+.PHONY: run test demo-sheet picture node-red-picture docs bench soak clean
 
 run: .venv/installed
 ifeq ($(CONFIG),)
@@ -25,8 +25,13 @@ demo-sheet: .venv/installed
 picture: .venv/installed
 	@$(bin)/python -m demo.picture
 
+node-red-picture: .venv/installed
+	@demo/debian-packages mosquitto chromium
+	@$(bin)/python -m tests.node_red_picture
+
 test: .venv/installed
 	@demo/debian-packages mosquitto mosquitto-clients prometheus gir1.2-aravis-0.8 python3-gi iproute2
+	@if command -v npm >/dev/null; then demo/debian-packages chromium; fi
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
@@ -37,6 +42,7 @@ test: .venv/installed
 docs: .venv/installed
 	$(bin)/python -m connectors.contract docs/mqtt
 	$(bin)/python -m connectors.requests docs/mqtt
+	$(bin)/python -m demo.node_red_flow config/node-red/flows.json
 
 bench: .venv/installed
 	@demo/debian-packages mosquitto
