@@ -9,7 +9,7 @@ bin := .venv/bin
 # Tests that want the machine to themselves: whole daemons, cameras on a wire, processes that are judged by their silence.
 alone := tests/system tests/test_aravis.py tests/test_supervisor.py
 
-.PHONY: run test demo-sheet picture docs bench soak clean
+.PHONY: run test demo-sheet picture node-red-picture docs bench soak clean
 
 run: .venv/installed
 ifeq ($(CONFIG),)
@@ -25,8 +25,12 @@ demo-sheet: .venv/installed
 picture: .venv/installed
 	@$(bin)/python -m demo.picture
 
+node-red-picture: .venv/installed
+	@demo/debian-packages mosquitto chromium
+	@$(bin)/python -m tests.node_red_picture
+
 test: .venv/installed
-	@demo/debian-packages mosquitto mosquitto-clients jq prometheus gir1.2-aravis-0.8 python3-gi iproute2 openssl
+	@demo/debian-packages mosquitto mosquitto-clients jq prometheus gir1.2-aravis-0.8 python3-gi iproute2 openssl chromium $(if $(shell command -v npm),,nodejs npm)
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
@@ -39,6 +43,7 @@ docs: .venv/installed
 	$(bin)/python -m connectors.requests docs/mqtt
 	$(bin)/python -m connectors.asyncapi docs/mqtt
 	$(bin)/python -m grpc_tools.protoc -I connectors --python_out=connectors --pyi_out=connectors connectors/sparkplug_b.proto
+	$(bin)/python -m demo.node_red_flow config/node-red/flows.json
 
 bench: .venv/installed
 	@demo/debian-packages mosquitto
