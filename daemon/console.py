@@ -100,7 +100,7 @@ class Console:
         self._end_progress()
         self.terminal.print()
         self.terminal.print(_station_table(service), soft_wrap=False)
-        for view in service.views():
+        for view in service.health.views():
             if view.device is not None:
                 self.terminal.print(view.device, style="dim")
             for note in filter(None, (view.reason, view.advice)):
@@ -108,8 +108,8 @@ class Console:
         self.terminal.print()
         for label, text in _addresses(service.config, service.http_url):
             self.terminal.print(Text.assemble((f"{label:<9}", "bold"), text))
-        if service.broker_trouble:
-            self.terminal.print(service.broker_trouble, "Results wait in the outbox.", style="yellow")
+        if service.health.broker_trouble:
+            self.terminal.print(service.health.broker_trouble, "Results wait in the outbox.", style="yellow")
         self.terminal.print(Text.assemble(("Ctrl-C", "bold"), " stops"))
         self.terminal.print()
         if not self._quiet:
@@ -166,7 +166,7 @@ def _station_table(service: Service) -> Table:
     )
     for column in ("station", "", "camera", "recipe", "shots", "judged by", "threshold"):
         table.add_column(column, justify="right" if column in ("shots", "threshold") else "left", overflow="fold")
-    for view in service.views():
+    for view in service.health.views():
         word, style = STATES.get(view.state, (view.state, "yellow"))
         threshold = "-" if view.threshold is None else f"{view.threshold:.4f}"
         shots = str(view.shots or "-")

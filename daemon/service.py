@@ -5,31 +5,28 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
 
 from config.errors import AprilcamError
 from config.schema import Config, RecipeConfig
 from connectors.contract import ResultOut, Topics
-from connectors.metrics import GaugeRow, Metrics
+from connectors.metrics import Metrics
 from connectors.systemd import Notifier
-from connectors.tls import expiry_of, tls_use
 from daemon.alarms import Alarms
 from daemon.announcer import Announcer
 from daemon.archive import REASONS, Archive
 from daemon.banks import Banks
-from daemon.batching import Batching, choose, measure
 from daemon.builder import Builder
 from daemon.command_parts import Parts
 from daemon.commands import Commands
+from daemon.device import choose_batching, load_detector
 from daemon.drop import DropFolders
 from daemon.edge_node import EdgeNode
 from daemon.evidence import Evidence
@@ -37,11 +34,12 @@ from daemon.exposure import exposures
 from daemon.finisher import Finisher
 from daemon.frame import Frame
 from daemon.frames import NewestFrames
+from daemon.health import Health
 from daemon.inspector import Inspector
 from daemon.intake import Intake, Intakes
 from daemon.late import LateJudgements
 from daemon.ledger import Ledger
-from daemon.line import Line, StationView
+from daemon.line import Line
 from daemon.losses import Losses
 from daemon.marks import Marks
 from daemon.mqtt_commands import MqttCommands
@@ -62,20 +60,14 @@ from daemon.web.app import HttpServer, create_app
 from daemon.web.guard import Guard
 from model.detector import Detector
 from model.errors import ModelError
-from model.features import create_extractor
-from model.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
 VERSION = version("aprilcam")
-STUCK_S = 60.0
-"""A part of the pipeline that makes no progress for so long is stuck: the daemon ends with exit 1 and is started again."""
 STOPPED = "the daemon was stopped"
 STOP_LIMIT_S = 25.0
 FORGET_EVERY_S = 60.0
 IMPATIENT_S = 1.0
-MOST_LANES = 4
-"""Pictures that are judged at the same time on a CPU; with more cores than that, several work on each."""
 NICE = 5
 """Of the threads that judge on a CPU: less of a busy core than a camera's process gets."""
 DRAIN_S = 5.0
@@ -109,7 +101,6 @@ class Service:
         self._observer = observer
         self._notifier = Notifier()
         self._stop = threading.Event()
-        self._broken: str | None = None
         self._signalled_s: float | None = None
         self._reload = False
         self._forgetting: Future[int] | None = None
@@ -160,9 +151,10 @@ class Service:
         names = [station.name for station in config.stations]
         inbox = MqttCommands(config.mqtt, self.commands, names, lambda reply: self._announcer.publisher.reply(reply))
         self._announcer = Announcer(config.mqtt, VERSION, self.ledger, self.metrics, inbox, losses, self._stations, self._lines)
-        api = Api(self.commands, Guard(config.http, self._config_path), self._tell_status)
+        self.health = Health(config, VERSION, self.ledger, self._announcer.publisher, self._lines)
+        api = Api(self.commands, Guard(config.http, self._config_path), self.health.status)
         # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.
-        http = HttpServer(config.http, create_app(self.metrics.text, self.alive, self.ready, [api.mount()]))
+        http = HttpServer(config.http, create_app(self.metrics.text, self.health.alive, self.health.ready, [api.mount()]))
         self.http_url = http.url
         http.start()
         stack.callback(http.stop)
@@ -200,11 +192,12 @@ class Service:
             # Whoever takes frames off a camera goes first.
             nice=NICE if config.inference.device == "cpu" else 0,
         )
+        self.health.inspector = inspector
         # Stopped in the opposite order: cameras, then the inspector with what waits, then the ledger, then the broker.
         stack.callback(self._settle)
         stack.callback(inspector.stop)
-        detector = inspector.on_device(self._load, spec)
-        self._batching = inspector.on_device(self._choose_batching, detector)
+        detector = inspector.on_device(load_detector, config, spec, self._progress)
+        self._batching = inspector.on_device(choose_batching, config, detector, self._progress)
         self._lanes = detector.extractor.callers
         self._make_teacher(detector, inspector)
         stack.callback(self._builder.stop)
@@ -212,7 +205,7 @@ class Service:
         for recipe in self._store.recipes():
             self._start_recipe(self._store.get(recipe), detector)
         self._make_lines(inspector)
-        self.metrics.scrape_with(self._gauges)
+        self.metrics.scrape_with(partial(self.health.gauges, self.archive))
         inspector.start(detector, [line.station for line in self._lines.values()], self._batching, self._lanes)
         for line in self._lines.values():
             line.supervisor.start()
@@ -227,40 +220,6 @@ class Service:
         for tried in (*(line.tried for line in self._lines.values()), self._announcer.publisher.attempted):
             while not tried.wait(0.05) and not self._stop.is_set():
                 pass
-
-    def _load(self, spec: ModelSpec) -> Detector:
-        self._progress(f"loading model {spec.name}", 0, 1)
-        inference, cache = self.config.inference, self.config.store.path / "cache"
-        threads = inference.threads or os.cpu_count() or 1
-        # A picture on two cores takes nearly as long as on one, so small machines judge as many as they have cores.
-        callers = threads // max(1, threads // MOST_LANES)
-        extractor = create_extractor(spec, inference.device, threads, cache, inference.runtime, callers)
-        detector = Detector(extractor, cache)
-        self._progress(f"loading model {spec.name}", 1, 1)
-        return detector
-
-    def _choose_batching(self, detector: Detector) -> Batching:
-        """As configured, else by measuring the encoder; what is chosen is no larger than the frames that may wait."""
-        most, wait_ms = self.config.inference.max_batch, self.config.inference.max_wait_ms
-        if detector.extractor.callers > 1:
-            most, wait_ms = most or 1, wait_ms or 0.0  # each lane judges one after the other, a batch saves nothing
-        if most is None or wait_ms is None:
-            self._progress("measuring batches", 0, 1)
-            blank = np.zeros((256, 256), np.uint8)
-
-            def encode(size: int) -> None:
-                try:
-                    detector.encode([blank] * size)
-                except torch.OutOfMemoryError:
-                    torch.cuda.empty_cache()
-                    raise MemoryError from None
-
-            chosen = choose(measure(encode))
-            self._progress("measuring batches", 1, 1)
-            most = most or min(chosen.max_batch, sum(station.queue_frames for station in self.config.stations))
-            wait_ms = chosen.max_wait_s * 1e3 if wait_ms is None and most > 1 else wait_ms or 0.0
-            log.info("batches of up to %d frames, waiting %.1f ms for others", most, wait_ms)
-        return Batching(most, wait_ms / 1e3)
 
     def _make_teacher(self, detector: Detector, inspector: Inspector) -> None:
         folder, store, announcer = self.config.store.path, self._store, self._announcer
@@ -351,18 +310,18 @@ class Service:
             self._notifier.ready()
         tick_s = min(1.0, (self._notifier.watchdog_s or 3.0) / 3)
         while not self._stop.wait(tick_s):
-            well, detail = self.alive()
+            well, detail = self.health.alive()
             if well:
                 self._notifier.alive()
-            elif self._broken is None:
+            elif self.health.broken is None:
                 self._break(str(detail["trouble"]))
-            self._notifier.status(self._summary())
+            self._notifier.status(self.health.summary())
             self._forget_results()
             self._announcer.tell_losses()
             if self._reload:
                 self._reload = False
                 self._announcer.publisher.reload()
-        return 1 if self._broken else 0
+        return 1 if self.health.broken else 0
 
     def _forget_results(self) -> None:
         """At each tick while there are old ones, else once a minute."""
@@ -420,7 +379,7 @@ class Service:
 
     def _break(self, reason: str) -> None:
         log.critical("giving up: %s", reason)
-        self._broken = reason
+        self.health.broken = reason
         self._stop.set()
 
     # Frames in, results out.
@@ -461,10 +420,6 @@ class Service:
             line.tried.set()
         self._announcer.state(name)
 
-    def views(self) -> list[StationView]:
-        """Every station as shown to people."""
-        return [line.view() for line in list(self._lines.values())]
-
     def recipes(self) -> list[str]:
         """Names."""
         return self._store.recipes()
@@ -472,72 +427,3 @@ class Service:
     def stations(self) -> dict[str, str]:
         """Each station's recipe."""
         return {name: station.program.recipe.name for name, station in list(self._stations.items())}
-
-    def _tell_status(self) -> dict[str, Any]:
-        """For GET /api/status."""
-        well, alive = self.alive()
-        stations = {view.station: {key: value for key, value in vars(view).items() if key != "station"} for view in self.views()}
-        publisher, warnings = self._announcer.publisher, exposures(self.config)
-        broker = {"connected": publisher.connected, "trouble": publisher.trouble, "tls": tls_use(self.config.mqtt)}
-        told = {"stations": stations, "broker": broker, "warnings": warnings}
-        return {**alive, "ready": self.ready()[0], **told, "alive": well}
-
-    @property
-    def broker_trouble(self) -> str | None:
-        """Why the broker is not connected, None while it is."""
-        return self._announcer.publisher.trouble
-
-    def alive(self) -> tuple[bool, dict[str, Any]]:
-        """Whether the pipeline makes progress."""
-        trouble = self._broken
-        if trouble is None and self._inspector is not None:
-            now_s = time.monotonic()
-            idle_s = {
-                "inspector": self._inspector.idle_s(),
-                "ledger": now_s - self.ledger.last_progress_s,
-            }
-            for name, line in list(self._lines.items()):
-                idle_s[f"station {name}"] = line.station.stuck_s(now_s)
-            part, longest_s = max(idle_s.items(), key=lambda item: item[1])
-            if longest_s > STUCK_S:
-                trouble = f"{part} has made no progress for {longest_s:.0f} s"
-            elif not self._announcer.publisher.running:
-                trouble = "the publisher has ended"
-        return trouble is None, {
-            "status": "ok" if trouble is None else "failed",
-            "version": VERSION,
-            "trouble": trouble,
-        }
-
-    def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Whether every station can give verdicts."""
-        views = self.views()
-        well = bool(views) and all(view.state in ("ContinuousExecution", "Halted") for view in views) and not self.ledger.failing
-        stations = {view.station: {"state": view.state, "reason": view.reason} for view in views}
-        ledger = "failing: its disk takes no commit" if self.ledger.failing else "ok"
-        return well, {"status": "ready" if well else "not ready", "stations": stations, "ledger": ledger}
-
-    def _summary(self) -> str:
-        states = ", ".join(f"{view.station}: {view.state}" for view in self.views())
-        ledger = "; ledger failing: disk full?" if self.ledger.failing else ""
-        return f"{states}; broker {'connected' if self._announcer.publisher.connected else 'away'}{ledger}"
-
-    def _gauges(self) -> Iterable[GaugeRow]:
-        """Read at each scrape, on the HTTP thread."""
-        for line in list(self._lines.values()):
-            yield from line.gauges()
-        reader = self.ledger.reader()
-        try:
-            outbox = outbox_totals(reader)
-        finally:
-            reader.close()
-        age_s = max(0.0, time.time() - outbox.oldest_ns / 1e9) if outbox.oldest_ns is not None else 0.0
-        yield from self.archive.gauges()
-        yield "aprilcam_ledger_failing", "1 while the ledger's disk takes no commit", (), (), float(self.ledger.failing)
-        yield "aprilcam_outbox_depth", "Messages the broker has not acknowledged", (), (), outbox.rows
-        yield "aprilcam_outbox_bytes", "Topics and payloads of them", (), (), outbox.bytes
-        yield "aprilcam_outbox_oldest_age_seconds", "Age of the oldest of them", (), (), age_s
-        tls = self.config.mqtt.tls
-        if tls is not None and tls.certificate_file is not None and (expiry := expiry_of(tls.certificate_file)) is not None:
-            told = "When the client certificate that lies in its file expires, in seconds since 1970"
-            yield "aprilcam_mqtt_certificate_expiry_timestamp_seconds", told, (), (), expiry.timestamp()

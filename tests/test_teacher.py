@@ -43,7 +43,7 @@ def school(tmp_path: Path) -> Iterator[Make]:
 
     yield make
     for one in schools:
-        if one.inspector._ended is None and one.ledger._thread.is_alive():
+        if not one.inspector._ended and one.ledger._thread.is_alive():
             one.close()
 
 

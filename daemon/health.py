@@ -1,0 +1,109 @@
+"""How the daemon is: for probes, the watchdog, people and Prometheus."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from config.schema import Config
+from connectors.metrics import GaugeRow
+from connectors.tls import expiry_of, tls_use
+from daemon.archive import Archive
+from daemon.exposure import exposures
+from daemon.inspector import Inspector
+from daemon.ledger import Ledger
+from daemon.line import Line, StationView
+from daemon.outbox import outbox_totals
+from daemon.publisher import Publisher
+
+STUCK_S = 60.0
+"""A part of the pipeline that makes no progress for so long is stuck: the daemon ends with exit 1 and is started again."""
+
+
+class Health:
+    """Asked from any thread."""
+
+    def __init__(self, config: Config, version: str, ledger: Ledger, publisher: Publisher, lines: Mapping[str, Line]) -> None:
+        """lines: filled while the daemon starts."""
+        self._config = config
+        self._version = version
+        self._ledger = ledger
+        self._publisher = publisher
+        self._lines = lines
+        self.inspector: Inspector | None = None
+        """Once it is there."""
+        self.broken: str | None = None
+        """Why the daemon gives up."""
+
+    def views(self) -> list[StationView]:
+        """Every station as shown to people."""
+        return [line.view() for line in list(self._lines.values())]
+
+    def status(self) -> dict[str, Any]:
+        """For GET /api/status."""
+        well, alive = self.alive()
+        stations = {view.station: {key: value for key, value in vars(view).items() if key != "station"} for view in self.views()}
+        publisher = self._publisher
+        broker = {"connected": publisher.connected, "trouble": publisher.trouble, "tls": tls_use(self._config.mqtt)}
+        told = {"stations": stations, "broker": broker, "warnings": exposures(self._config)}
+        return {**alive, "ready": self.ready()[0], **told, "alive": well}
+
+    @property
+    def broker_trouble(self) -> str | None:
+        """Why the broker is not connected, None while it is."""
+        return self._publisher.trouble
+
+    def alive(self) -> tuple[bool, dict[str, Any]]:
+        """Whether the pipeline makes progress."""
+        trouble = self.broken
+        if trouble is None and self.inspector is not None:
+            now_s = time.monotonic()
+            idle_s = {
+                "inspector": self.inspector.idle_s(),
+                "ledger": now_s - self._ledger.last_progress_s,
+            }
+            for name, line in list(self._lines.items()):
+                idle_s[f"station {name}"] = line.station.stuck_s(now_s)
+            part, longest_s = max(idle_s.items(), key=lambda item: item[1])
+            if longest_s > STUCK_S:
+                trouble = f"{part} has made no progress for {longest_s:.0f} s"
+            elif not self._publisher.running:
+                trouble = "the publisher has ended"
+        return trouble is None, {
+            "status": "ok" if trouble is None else "failed",
+            "version": self._version,
+            "trouble": trouble,
+        }
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether every station can give verdicts."""
+        views = self.views()
+        well = bool(views) and all(view.state in ("ContinuousExecution", "Halted") for view in views) and not self._ledger.failing
+        stations = {view.station: {"state": view.state, "reason": view.reason} for view in views}
+        ledger = "failing: its disk takes no commit" if self._ledger.failing else "ok"
+        return well, {"status": "ready" if well else "not ready", "stations": stations, "ledger": ledger}
+
+    def summary(self) -> str:
+        """In one line, for systemd."""
+        states = ", ".join(f"{view.station}: {view.state}" for view in self.views())
+        ledger = "; ledger failing: disk full?" if self._ledger.failing else ""
+        return f"{states}; broker {'connected' if self._publisher.connected else 'away'}{ledger}"
+
+    def gauges(self, archive: Archive) -> Iterable[GaugeRow]:
+        """Read at each scrape, on the HTTP thread."""
+        for line in list(self._lines.values()):
+            yield from line.gauges()
+        reader = self._ledger.reader()
+        try:
+            outbox = outbox_totals(reader)
+        finally:
+            reader.close()
+        age_s = max(0.0, time.time() - outbox.oldest_ns / 1e9) if outbox.oldest_ns is not None else 0.0
+        yield from archive.gauges()
+        yield "aprilcam_ledger_failing", "1 while the ledger's disk takes no commit", (), (), float(self._ledger.failing)
+        yield "aprilcam_outbox_depth", "Messages the broker has not acknowledged", (), (), outbox.rows
+        yield "aprilcam_outbox_bytes", "Topics and payloads of them", (), (), outbox.bytes
+        yield "aprilcam_outbox_oldest_age_seconds", "Age of the oldest of them", (), (), age_s
+        tls = self._config.mqtt.tls
+        if tls is not None and tls.certificate_file is not None and (expiry := expiry_of(tls.certificate_file)) is not None:
+            told = "When the client certificate that lies in its file expires, in seconds since 1970"
+            yield "aprilcam_mqtt_certificate_expiry_timestamp_seconds", told, (), (), expiry.timestamp()
