@@ -307,8 +307,13 @@ class Topics:
 
     def parse(self, topic: str) -> tuple[str, str]:
         """(station, what) of one of our topics, as ("press", "mask")."""
-        station, _, rest = topic.removeprefix(f"{self.prefix}/").partition("/")
-        return station, rest.partition("/")[0]
+        own = f"{self.prefix}/"
+        if topic.startswith(own):
+            station, _, rest = topic.removeprefix(own).partition("/")
+            return station, rest.partition("/")[0]
+        # What waits in an outbox from before the prefix was changed.
+        parts = ["", "", *topic.split("/")]
+        return (parts[-3], "mask") if parts[-2] == "mask" else (parts[-2], parts[-1])
 
     def command(self, station: str, name: str) -> str:
         """A request of `connectors.requests`; "+" for either subscribes to all."""

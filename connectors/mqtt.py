@@ -73,6 +73,10 @@ class MqttConnection:
         """The largest packet that the broker takes (MQTT 5 section 3.2.2.3.6, or as configured); it hangs up on larger ones."""
         self.asked = False
         """Whether a CONNECT packet was sent."""
+        self.putting_off = False
+        """Whether the connection was given up because the broker asked to try again later."""
+        self.put_off: int | None = None
+        """The token of the message that this was for, where it was known yet."""
         self._answered = threading.Event()
         self._refusal: str | None = None
         self._connected = False
@@ -223,6 +227,8 @@ class MqttConnection:
 
     def _published(self, _client: paho.Client, _data: object, mid: int, code: ReasonCode, _properties: Properties | None) -> None:
         if code.value in TRY_AGAIN:
+            with self._lock:
+                self.putting_off, self.put_off = True, self._tokens.get(mid)
             self._call(lambda: self._on_lost(f"the broker put off a message: {code}"))
             return
         refusal = str(code) if code.is_failure else None

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime
 
 from config.schema import MqttConfig
@@ -56,6 +57,7 @@ class Announcer:
         """Whether every state is told as Halted."""
         self.publisher = Publisher(config, ledger, self.status("offline"), self._birth, metrics, inbox, losses)
         self._losses = losses
+        losses.correct = lambda topic, last: self.publisher.retain(topic, last.encode())
         self._told_losses_s = -TELL_LOSSES_EVERY_S
         self.edge_node: EdgeNode | None = None
         """Hears results and states too, where Sparkplug is configured."""
@@ -126,7 +128,11 @@ class Announcer:
         if not self._losses.untold or not self.publisher.connected or now_s - self._told_losses_s < TELL_LOSSES_EVERY_S:
             return
         self._told_losses_s, self._losses.untold = now_s, False
-        self._ledger.call(self._losses_to_events).add_done_callback(lambda _: self.publisher.wake())
+        self._ledger.call(self._losses_to_events).add_done_callback(self._losses_told)
+
+    def _losses_told(self, future: "Future[None]") -> None:
+        self._losses.untold = self._losses.untold or future.exception() is not None
+        self.publisher.wake()
 
     def _losses_to_events(self, connection: sqlite3.Connection) -> None:
         """In one transaction: what is counted as told has its event in the outbox."""

@@ -27,7 +27,7 @@ def load_detector(config: Config, spec: ModelSpec, progress: Progress) -> Detect
     inference, cache = config.inference, config.store.path / "cache"
     threads = inference.threads or os.cpu_count() or 1
     # A picture on two cores takes nearly as long as on one, so small machines judge as many as they have cores.
-    callers = threads // max(1, threads // MOST_LANES)
+    callers = min(MOST_LANES, threads)
     extractor = create_extractor(spec, inference.device, threads, cache, inference.runtime, callers)
     detector = Detector(extractor, cache)
     progress(f"loading model {spec.name}", 1, 1)

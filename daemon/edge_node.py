@@ -188,6 +188,10 @@ class EdgeNode:
             self._lost, self._host, self._rebirth, self._said_farewell = None, None, False, False
             self._on_the_way = 0
             self._hosts.clear()
+            # What was not told is not told later: the next birth has the newest values.
+            self._dropped.inc(len(self._waiting))
+            self._waiting.clear()
+            self._told = {}
         bd_seq = self._birth_number.next()
         death = sparkplug.node_death(bd_seq)
         topic = self._space.of_node("NDEATH")
@@ -244,7 +248,7 @@ class EdgeNode:
             self._drain(connection)
 
     def _has_work(self) -> bool:
-        waiting = self._waiting and self._on_the_way < WINDOW
+        waiting = self._born and self._waiting and self._on_the_way < WINDOW
         birth = self._rebirth or (not self._born and self._may_be_born())
         return bool(self._stopping or self._lost is not None or self._hosts or waiting or birth)
 
@@ -308,7 +312,7 @@ class EdgeNode:
     def _drain(self, connection: MqttConnection) -> None:
         while True:
             with self._wake:
-                interrupted = self._lost is not None or self._rebirth or self._hosts
+                interrupted = self._lost is not None or self._rebirth or self._hosts or not self._born
                 if interrupted or not self._waiting or self._on_the_way >= WINDOW:
                     return
                 device, readings = self._waiting.popleft()

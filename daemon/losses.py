@@ -36,6 +36,10 @@ class GivenUp:
     losses: list[Loss] = field(default_factory=list)
     corrected: dict[str, ResultOut] = field(default_factory=dict)
 
+    def and_(self, other: "GivenUp") -> "GivenUp":
+        """Both together."""
+        return GivenUp(self.losses + other.losses, {**self.corrected, **other.corrected})
+
 
 class Losses:
     """Gives messages up and counts them. Methods with a connection run inside the ledger's transaction."""
@@ -46,7 +50,8 @@ class Losses:
         """count: gets (what, reason) of each loss. correct: gets (topic, result) of a `last` that named a mask which is gone."""
         self._topics = topics
         self._count = count
-        self._correct = correct
+        self.correct = correct
+        """May be set later: who starts tells the newest results anyhow."""
         self._logging = threading.Lock()
         self._unlogged: Counter[tuple[str, str]] = Counter()
         self._logged_s = -LOG_EVERY_S
@@ -93,21 +98,23 @@ class Losses:
         given_up.losses.append(Loss(station, what, reason, result.sequence if result is not None else None))
 
     def _rewrite(self, connection: sqlite3.Connection, mask: OutboxRow, given_up: GivenUp) -> ResultOut | None:
-        """Let the mask's result, which waits behind it, say that its polygons tell the mask. The result as it was."""
-        behind = "SELECT id, payload FROM outbox WHERE id > ? AND id <= ? ORDER BY id"
+        """Let the mask's result, sent or not, say that its polygons tell the mask. The result as it was."""
+        result_id = mask.topic.rpartition("/")[2]
+        row = connection.execute("SELECT document FROM results WHERE result_id = ?", (result_id,)).fetchone()
+        result = read_result(row[0]) if row is not None else None
+        if result is None or result.mask is None or result.mask.topic != mask.topic:
+            return None
+        now = told_by_polygons(result)
+        document = now.encode()
+        connection.execute("UPDATE results SET document = ? WHERE result_id = ?", (document, result_id))
+        behind = "SELECT id, payload FROM outbox WHERE id > ? AND id <= ?"
         for outbox_id, payload in connection.execute(behind, (mask.id, mask.id + NEAR)).fetchall():
-            result = read_result(payload) if mask.topic.encode() in payload else None
-            if result is None or result.mask is None or result.mask.topic != mask.topic:
-                continue
-            now = told_by_polygons(result)
-            document = now.encode()
-            connection.execute("UPDATE outbox SET payload = ? WHERE id = ?", (document, outbox_id))
-            connection.execute("UPDATE results SET document = ? WHERE result_id = ?", (document, result.result_id))
-            newest = connection.execute("SELECT max(sequence) FROM results WHERE station = ?", (result.station,)).fetchone()[0]
-            if newest == result.sequence:
-                given_up.corrected[result.station] = now
-            return result
-        return None
+            if mask.topic.encode() in payload:
+                connection.execute("UPDATE outbox SET payload = ? WHERE id = ?", (document, outbox_id))
+        newest = connection.execute("SELECT max(sequence) FROM results WHERE station = ?", (result.station,)).fetchone()[0]
+        if newest == result.sequence:
+            given_up.corrected[result.station] = now
+        return result
 
     def committed(self, given_up: GivenUp) -> None:
         """Count what a transaction gave up, now that it is true."""
@@ -116,7 +123,7 @@ class Losses:
         if given_up.losses:
             self.untold = True
         for station, result in given_up.corrected.items():
-            self._correct(self._topics.last(station), result)
+            self.correct(self._topics.last(station), result)
 
     def lost(self, what: What, reason: LossReason) -> None:
         """Count and log one, on any thread; the log gets a line now and then, not one for each."""

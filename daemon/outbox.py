@@ -17,8 +17,8 @@ LossReason = Literal["too_large", "outbox_full", "too_old", "refused"]
 SCHEMA = (
     # Kept by triggers: right after every commit, whoever wrote, and never counted row by row but the first time.
     "CREATE TABLE IF NOT EXISTS outbox_totals (rows INTEGER NOT NULL, bytes INTEGER NOT NULL)",
-    """INSERT INTO outbox_totals SELECT count(*), coalesce(sum(length(topic) + length(payload)), 0) FROM outbox
-    WHERE NOT EXISTS (SELECT * FROM outbox_totals)""",
+    """INSERT INTO outbox_totals SELECT (SELECT count(*) FROM outbox),
+    (SELECT coalesce(sum(length(topic) + length(payload)), 0) FROM outbox) WHERE NOT EXISTS (SELECT * FROM outbox_totals)""",
     """CREATE TRIGGER IF NOT EXISTS outbox_in AFTER INSERT ON outbox BEGIN
     UPDATE outbox_totals SET rows = rows + 1, bytes = bytes + length(new.topic) + length(new.payload); END""",
     """CREATE TRIGGER IF NOT EXISTS outbox_out AFTER DELETE ON outbox BEGIN

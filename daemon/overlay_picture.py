@@ -21,7 +21,7 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 def draw_overlay(result: ResultOut, pixels: NDArray[np.uint8] | None, mask: NDArray[np.uint8] | None, width: int) -> bytes:
     """A JPEG, `width` pixels wide: a banner, and the part fitted into a square. pixels: H x W, or H x W x 3, RGB, what was
     inspected; None gives an empty field. mask: H x W, nonzero = anomalous."""
-    picture = _empty(width) if pixels is None else _fitted(pixels, width)
+    picture = _empty(width) if pixels is None else _coloured(fitted(pixels, width, enlarge=True))
     if mask is not None and pixels is not None:
         _outline(picture, mask)
     right = width - picture.shape[1]
@@ -41,15 +41,27 @@ def _empty(width: int) -> NDArray[np.uint8]:
     return picture
 
 
-def _fitted(pixels: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
-    """BGR, as large as fits into most x most pixels."""
+def fitted(pixels: NDArray[np.uint8], most: int, *, enlarge: bool = False) -> NDArray[np.uint8]:
+    """A copy of H x W or H x W x 3 that fits into most x most pixels; a smaller one stays as it is, or is enlarged."""
     height, width = pixels.shape[:2]
     scale = most / max(width, height)
+    if scale >= 1 and not enlarge:
+        return pixels.copy()
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    fitted = np.empty((size[1], size[0], *pixels.shape[2:]), np.uint8)
-    cv2.resize(pixels, size, dst=fitted, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    picture = np.empty((*fitted.shape[:2], 3), np.uint8)
-    picture[:] = fitted[:, :, None] if fitted.ndim == 2 else fitted[:, :, ::-1]
+    made = np.empty((size[1], size[0], *pixels.shape[2:]), np.uint8)
+    cv2.resize(pixels, size, dst=made, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return made
+
+
+def fitted_mask(mask: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
+    """The same of a mask; a single nonzero pixel is not lost."""
+    return fitted((mask != 0).view(np.uint8) * np.uint8(255), most)
+
+
+def _coloured(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """BGR, of grey or RGB."""
+    picture = np.empty((*pixels.shape[:2], 3), np.uint8)
+    picture[:] = pixels[:, :, None] if pixels.ndim == 2 else pixels[:, :, ::-1]
     return picture
 
 

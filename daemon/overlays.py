@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from config.schema import Region, StationConfig
 from connectors.contract import ResultOut, Verdict
-from daemon.overlay_picture import draw_overlay
+from daemon.overlay_picture import draw_overlay, fitted, fitted_mask
 
 log = logging.getLogger(__name__)
 
 HELD_BYTES = 64 << 20
-"""Pixels and masks that may wait for their result, of all stations; past it a picture is given up."""
+"""Pixels and masks, made small, that may wait for their result, of all stations; past it a picture is given up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,10 @@ class Overlays:
             inside = pixels[region.y : region.y + region.height, region.x : region.x + region.width]
             # A frame that does not hold its region is shown whole.
             crop = inside if inside.shape[:2] == (region.height, region.width) else pixels
-        nbytes = (0 if crop is None else crop.nbytes) + (0 if mask is None else mask.nbytes)
+        most = config.overlay_width
+        nbytes = sum(
+            min(layer.nbytes, most * most * (3 if layer.ndim == 3 else 1)) for layer in (crop, mask) if layer is not None
+        )
         with self._changed:
             waiting = self._next.get(config.name)
             if verdict == "pass" and waiting is not None and waiting.result.verdict != "pass":
@@ -93,10 +96,12 @@ class Overlays:
                 self._held_bytes += nbytes
         if not outcome:
             try:
-                # Only a copy outlives the ring's slot.
-                held = _Held(config, None if crop is None else crop.copy(), mask, nbytes)
-            except MemoryError:  # must not cost the frame its verdict
-                outcome = "dropped"
+                # Only a copy outlives the ring's slot, and no more of it is needed than is shown.
+                small = None if crop is None else fitted(crop, most)
+                held = _Held(config, small, None if mask is None else fitted_mask(mask, most), nbytes)
+            except Exception as error:  # must not cost the frame its verdict
+                outcome = "dropped" if isinstance(error, MemoryError) else "failed"
+                log.warning("station %s: no overlay of result %s: %s", config.name, result_id, error)
                 with self._changed:
                     self._held_bytes -= nbytes
         if outcome:

@@ -4,6 +4,7 @@ One thread. Nothing here is waited for by the inspection path: the ledger wakes 
 to the ledger.
 """
 
+import itertools
 import logging
 import random
 import sqlite3
@@ -12,6 +13,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +27,7 @@ from daemon.abridge import abridged, read_result
 from daemon.ledger import Ledger
 from daemon.losses import GivenUp, Losses, packet_bytes
 from daemon.outbox import LossReason, OutboxRow, What, outbox_after
+from daemon.suspicion import Suspicion
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +38,8 @@ FAREWELL = -1
 """Stands for the farewell where outbox ids stand for messages."""
 REPLIES = 256
 """Replies that may wait for the broker; past it the oldest is given up, and its command may be sent again."""
-SUSPICIOUS = 3
-"""Connections lost in a row while the same mask was the oldest message without an answer: it is what the broker hangs up on."""
+SETTLE_S = 1.0
+"""How long a connect waits for the ledger to take out what was acknowledged before; a full disk holds up only the outbox."""
 RETRY_S = (0.5, 15.0)
 """First and longest wait between two attempts to connect; each wait doubles, with jitter so that daemons do not storm."""
 
@@ -100,7 +104,12 @@ class Publisher:
         """Set while the ledger makes messages fit that are too large for the broker: nothing behind them is sent before."""
         self._tell_first = False
         self._outbox_window = config.in_flight
-        self._suspect, self._suspicions = 0, 0
+        self._suspicion = Suspicion()
+        self._settled: Future[None] = Future()
+        self._masks_refused = False
+        self._others = itertools.count(FAREWELL - 1, -1)
+        self._told: dict[int, str] = {}
+        """Topics of retained messages and replies that are on their way, by token."""
         self._refusals: set[tuple[str, str]] = set()
         """(kind of topic, reason) that were logged since the connection stands: not each of thousands."""
         self._wake = threading.Condition()
@@ -145,9 +154,13 @@ class Publisher:
     def reply(self, reply: Reply) -> None:
         """Send an answer, now or once the broker is back."""
         with self._wake:
+            full = len(self._replies) == REPLIES
             self._replies.append(reply)
             self._work = True
             self._wake.notify()
+
+        if full:
+            self._losses.lost("reply", "outbox_full")
 
     def reload(self) -> None:
         """Look at the certificates now: a person says that they were renewed."""
@@ -184,8 +197,14 @@ class Publisher:
     def _cycle(self) -> None:
         """One connection, from its beginning to its end."""
         # What was acknowledged on the last connection must have left the outbox before it is read again.
-        self._ledger.call(lambda _: None).result()
+        self._settled = self._ledger.call(lambda _: None)
+        self._settled.add_done_callback(lambda _: self.wake())
+        with suppress(FutureTimeout):
+            self._settled.result(SETTLE_S)
         with self._wake:
+            self._suspicion.connected()
+            self._told.clear()
+            self._masks_refused = False
             self._lost = None
             self._cursor = 0
             self._unread.clear()
@@ -258,7 +277,11 @@ class Publisher:
         self._away(f"connection lost: {lost}" if lost else "stopped")
         if lost is not None:
             log.warning("connection to the broker lost (%s); results wait in the outbox", lost)
-            self._look_for_a_culprit()
+            with self._wake:
+                if not connection.putting_off:
+                    self._suspicion.lost(None)
+                elif (token := connection.put_off) is not None:
+                    self._suspicion.lost(self._told.get(token, token))
 
     def _tell(self, connection: MqttConnection) -> None:
         """Send retained messages and replies, as many as have room."""
@@ -272,38 +295,43 @@ class Publisher:
                 self._send_retained(connection, topic, payload)
             elif reply is not None:
                 size = packet_bytes(reply.topic, reply.payload, len(reply.correlation or b"") + 3)
-                if connection.maximum_packet_bytes is not None and size > connection.maximum_packet_bytes:
+                if (limit := self._limit(connection)) is not None and size > limit:
                     self._losses.lost("reply", "too_large")
                 else:
-                    connection.publish(reply.topic, reply.payload, correlation=reply.correlation)
+                    token = self._note_other(reply.topic, size)
+                    connection.publish(reply.topic, reply.payload, token=token, correlation=reply.correlation)
             else:
                 return
 
     def _send_retained(self, connection: MqttConnection, topic: str, payload: bytes) -> None:
-        limit = connection.maximum_packet_bytes
+        limit = self._limit(connection)
+        kinds: dict[str, What] = {"last": "last", "overlay": "overlay"}
+        what = kinds.get(self._topics.parse(topic)[1], "state")
+        if self._suspicion.refused(topic):
+            self._losses.lost(what, "refused")
+            return
         if limit is not None and packet_bytes(topic, payload) > limit:
-            kinds: dict[str, What] = {"last": "last", "overlay": "overlay"}
-            what = kinds.get(self._topics.parse(topic)[1], "state")
             result = read_result(payload) if what == "last" else None
             fitting = abridged(result, limit - packet_bytes(topic, b"")) if result is not None else None
             if fitting is None:
                 self._losses.lost(what, "too_large")
                 return
             payload = fitting[1]
-        connection.publish(topic, payload, retain=True)
+        connection.publish(topic, payload, retain=True, token=self._note_other(topic, packet_bytes(topic, payload)))
 
-    def _look_for_a_culprit(self) -> None:
-        """A broker that does not say what it takes (3.1.1) hangs up on a mask that is too large, and would do so for ever."""
+    def _note_other(self, topic: str, size: int) -> int:
+        """A token for a message that is not of the outbox."""
+        token = next(self._others)
         with self._wake:
-            oldest = self._in_flight.get(min(self._in_flight, default=0))
-        if oldest is None or self._topics.parse(oldest.topic)[1] != "mask":
-            self._suspicions = 0
-            return
-        self._suspicions = self._suspicions + 1 if oldest.id == self._suspect else 1
-        self._suspect = oldest.id
-        if self._suspicions >= SUSPICIOUS:
-            log.warning("the broker hung up %d times on %s; set [mqtt] max_packet_bytes", SUSPICIOUS, oldest.topic)
-            self._give_up(oldest.id, "too_large")
+            self._told[token] = topic
+            self._suspicion.sent(token, size)
+        return token
+
+    def _limit(self, connection: MqttConnection) -> int | None:
+        """The largest packet that the broker says, or seems, to take."""
+        return min(
+            (limit for limit in (connection.maximum_packet_bytes, self._suspicion.limit) if limit is not None), default=None
+        )
 
     def _settle(self) -> None:
         """Let what is on its way be acknowledged, so that it is not sent twice."""
@@ -329,7 +357,8 @@ class Publisher:
 
     def _drain(self, connection: MqttConnection) -> None:
         """Send until nothing in the outbox is unsent, or the window is full."""
-        assert self._reader is not None  # noqa: S101 - opened by _run
+        if not self._settled.done():
+            return
         if self._abridging is not None:
             if not self._abridging.done():
                 return
@@ -338,37 +367,47 @@ class Publisher:
         # Never the last place: states and replies must get through while an outbox is drained.
         window = self._outbox_window = min(self._config.in_flight, max(1, connection.window - 1))
         while True:
-            if not self._unread and not self._read_more(connection.maximum_packet_bytes):
+            if not self._unread and not self._read_more(self._limit(connection)):
                 return
             while self._unread:
                 with self._wake:
                     if self._lost is not None or self._stopping or len(self._in_flight) >= window or connection.room <= 0:
                         return
+                    if not self._unread:
+                        break
                     row = self._unread.popleft()
                     self._in_flight[row.id] = row
+                    self._suspicion.sent(row.id, packet_bytes(row.topic, row.payload))
                 self._cursor = row.id
                 expiry_s = self._config.mask_expiry_s if self._topics.parse(row.topic)[1] == "mask" else None
                 connection.publish(row.topic, row.payload, token=row.id, expiry_s=expiry_s)
 
     def _read_more(self, limit: int | None) -> bool:
-        """Read on in the outbox, up to what is too large for the broker: that the ledger makes fit first. Whether there is
-        something to send now."""
+        """Read on in the outbox, up to what the broker will not take: that the ledger makes fit, or gives up, first. Whether
+        there is something to send now."""
         assert self._reader is not None  # noqa: S101 - opened by _run
         rows = outbox_after(self._reader, self._cursor, 4 * self._config.in_flight)
-        too_large = [
-            place for place, row in enumerate(rows) if limit is not None and packet_bytes(row.topic, row.payload) > limit
-        ]
+        refused = [row.id for row in rows if self._is_refused(row)]
+        too_large = [row.id for row in rows if limit is not None and packet_bytes(row.topic, row.payload) > limit]
+        first = min((place for place, row in enumerate(rows) if row.id in {*refused, *too_large}), default=len(rows))
         if not rows:
             with self._wake:
                 self._read_to_end = not self._work
-        elif too_large and too_large[0] == 0:
-            assert limit is not None  # noqa: S101 - nothing is too large without
-            ids, most = [rows[place].id for place in too_large], limit
-            self._abridging = self._ledger.call(lambda connection: self._losses.abridge(connection, ids, most))
+        elif first == 0:
+            most = limit or 0
+
+            def make_fit(connection: sqlite3.Connection) -> GivenUp:
+                given_up = self._losses.give_up(connection, refused, "refused")
+                return given_up.and_(self._losses.abridge(connection, too_large, most))
+
+            self._abridging = self._ledger.call(make_fit)
             self._abridging.add_done_callback(self._given_up)
         else:
-            self._unread.extend(rows[: too_large[0]] if too_large else rows)
+            self._unread.extend(rows[:first])
         return bool(self._unread)
+
+    def _is_refused(self, row: OutboxRow) -> bool:
+        return self._suspicion.refused(row.id) or (self._masks_refused and self._topics.parse(row.topic)[1] == "mask")
 
     def _give_up(self, outbox_id: int, reason: LossReason) -> None:
         future = self._ledger.call(lambda connection: self._losses.give_up(connection, [outbox_id], reason))
@@ -383,6 +422,12 @@ class Publisher:
     def _acknowledged(self, outbox_id: int | None, refusal: str | None) -> None:
         with self._wake:
             row = self._in_flight.pop(outbox_id, None) if outbox_id is not None else None
+            self._suspicion.answered(outbox_id)
+            other = self._told.pop(outbox_id, None) if outbox_id is not None else None
+            if row is not None and refusal is not None and self._topics.parse(row.topic)[1] == "mask":
+                # The results of those that come are to name none. Those that were read for sending are read anew.
+                self._masks_refused = True
+                self._unread.clear()
             # Half a window at a time: the publisher is not woken for each message of a long outbox.
             more = self._unread and len(self._in_flight) <= self._outbox_window // 2
             self._work = bool(self._work or more or self._retained or self._replies)
@@ -390,15 +435,16 @@ class Publisher:
                 self._wake.notify_all()
         if refusal is not None:
             # It would be refused for ever, and everything behind it would wait. The ledger still has the result.
-            kind = self._topics.parse(row.topic)[1] if row is not None else "retained message or reply"
+            topic = row.topic if row is not None else other
+            kind = self._topics.parse(topic)[1] if topic is not None else "message"
             if (kind, refusal) not in self._refusals:
                 self._refusals.add((kind, refusal))
                 log.error("the broker refuses us a %s: %s. Check its access list.", kind, refusal)
-            if outbox_id is None:
+            if other is not None:
                 self._losses.lost("other", "refused")
-            elif outbox_id != FAREWELL:
+            elif outbox_id is not None and outbox_id != FAREWELL:
                 self._give_up(outbox_id, "refused")
-        elif outbox_id is not None and outbox_id != FAREWELL:
+        elif outbox_id is not None and outbox_id > FAREWELL:
             self._ledger.acknowledge(outbox_id)
             if row is not None:
                 self._observer.published(max(0.0, (time.time_ns() - row.enqueued_ns) / 1e9))

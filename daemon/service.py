@@ -142,7 +142,7 @@ class Service:
         for exposure in exposures(config):
             log.warning("%s.", exposure)
         topics = Topics(config.mqtt.prefix)
-        losses = Losses(topics, self.metrics.lost, lambda topic, last: self._announcer.publisher.retain(topic, last.encode()))
+        losses = Losses(topics, self.metrics.lost)
         most_age_s = config.mqtt.outbox_max_age_h * 3_600
         self.ledger = Ledger(store, self._committed, OutboxBounds(topics, config.mqtt.outbox_max_bytes, most_age_s, losses))
         stack.callback(self.ledger.close)

@@ -56,13 +56,18 @@ def numbers(listener: Listener) -> list[int]:
     return [json.loads(payload)["frame"]["number"] for payload in listener.of("/result")]
 
 
+def mask_of(number: int) -> bytes | None:
+    """Every third part fails."""
+    return b"png %d" % number if number % 3 == 0 else None
+
+
 def send_until(folder: Path, port: int, total: int) -> None:
     """In a process of its own: add results until the ledger has so many, publish, and run until killed."""
     daemon = Daemon(folder, port)
     newest = "SELECT coalesce(max(sequence), 0) FROM results"
     done = daemon.ledger.call(lambda connection: int(connection.execute(newest).fetchone()[0])).result()
     for number in range(done, total):
-        daemon.ledger.submit([entry("a", number)])
+        daemon.ledger.submit([entry("a", number, mask=mask_of(number))])
         if number % 20 == 0:
             time.sleep(0.01)
     while True:

@@ -295,6 +295,25 @@ def test_with_a_primary_host_the_node_lives_only_while_the_host_is_online(host: 
     assert host.deaths == [0, 1]
 
 
+def test_what_waited_when_the_host_went_is_not_told_before_the_next_birth(host: Host, broker: Broker, make: MakePlant) -> None:
+    host.tell("scada", True, 1_000)
+    node = Node(make(), broker.port, primary_host="scada")
+    node.edge.state(state())
+    wait_for(lambda: "press" in host.check().devices, "the births")
+    broker.signal(signal.SIGSTOP)  # the network's window fills up, and results wait
+    node.edge.results([result(number) for number in range(1, 3_000)])
+    broker.signal(signal.SIGCONT)
+    host.tell("scada", False, 2_000)
+    wait_for(lambda: not host.check().online, "the death")
+    time.sleep(1.0)  # it is connected again by now, and has to wait for the host
+    births = list(host.births)
+    host.check()  # data without a birth would be a complaint
+    host.tell("scada", True, 3_000)
+    wait_value(host, "Result/Sequence", 2_999)
+    assert len(host.births) == len(births) + 1
+    node.stop()
+
+
 def test_a_broker_that_does_not_read_holds_nothing_up_and_newest_values_win(node: Node, host: Host, broker: Broker) -> None:
     total = 30_000
     results = [result(number) for number in range(1, total + 1)]

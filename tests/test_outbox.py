@@ -142,6 +142,15 @@ def test_a_bound_that_was_lowered_takes_effect_a_little_at_a_time(tmp_path: Path
     again.ledger.close()
 
 
+def test_a_start_does_not_add_to_the_totals(tmp_path: Path) -> None:
+    for _ in range(3):
+        ledger = Ledger(tmp_path)
+        ledger.submit([entry("a", 0)])
+        rows = ledger.call(lambda connection: connection.execute("SELECT count(*) FROM outbox_totals").fetchone()[0]).result(10)
+        assert rows == 1
+        ledger.close()
+
+
 def test_totals_are_right_after_whatever_was_done_and_in_a_ledger_that_had_none(tmp_path: Path) -> None:
     dice = random.Random(7)
     ledger = Ledger(tmp_path)

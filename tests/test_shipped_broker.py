@@ -4,19 +4,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from connectors.contract import Topics
+from connectors.contract import CHANNELS, Topics
 from tests.broker import wait_for
 from tests.shipped_broker import ShippedBroker, User
 
 TOPICS = Topics("aprilcam")
 DAEMONS = (
-    TOPICS.status,
-    TOPICS.state("press"),
-    TOPICS.result("press"),
-    TOPICS.last("press"),
-    TOPICS.event("press"),
-    TOPICS.mask("press", "0199"),
-    TOPICS.reply("press"),
+    *(
+        channel.address.format(prefix="aprilcam", station="press", result_id="0199", command="trigger")
+        for name, channel in CHANNELS.items()
+        if name != "command"
+    ),
     TOPICS.reply("press") + "/bench-1",
 )
 COMMAND = TOPICS.command("press", "trigger")

@@ -66,9 +66,16 @@ class Proxy:
 
 
 class ScriptedBroker:
-    """Takes one MQTT 5 client, says the Receive Maximum it is given, and acknowledges only what it is told to."""
+    """Takes one MQTT 5 client at a time, says the Receive Maximum it is given, and acknowledges only what it is told to.
 
-    def __init__(self, receive_maximum: int) -> None:
+    puts_off: a topic whose messages it always answers with "quota exceeded"; all others it acknowledges by itself then.
+    """
+
+    def __init__(self, receive_maximum: int, puts_off: str | None = None) -> None:
+        self._puts_off = puts_off
+        self.connects = 0
+        self.taken: list[str] = []
+        """Topics of what it acknowledged by itself."""
         self._receive_maximum = receive_maximum
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
@@ -83,20 +90,39 @@ class ScriptedBroker:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            self._client, _ = self._server.accept()
-            for kind, body in _packets(self._client):
-                match kind >> 4:
-                    case 1:
-                        self.connect = body
-                        properties = struct.pack(">BH", 0x21, self._receive_maximum)
-                        self._client.sendall(bytes([0x20, 3 + len(properties), 0, 0, len(properties)]) + properties)
-                    case 3:
-                        length = int.from_bytes(body[:2])
-                        with self._lock:
-                            self.topics.append(body[2 : 2 + length].decode())
-                            self.waiting.append(int.from_bytes(body[2 + length : 4 + length]))
-                            self.most_waiting = max(self.most_waiting, len(self.waiting))
+        while True:
+            try:
+                self._client, _ = self._server.accept()
+            except OSError:
+                return
+            with self._client, contextlib.suppress(OSError):
+                self._serve_client(self._client)
+
+    def _serve_client(self, client: socket.socket) -> None:
+        for kind, body in _packets(client):
+            match kind >> 4:
+                case 1:
+                    self.connects += 1
+                    self.connect = body
+                    properties = struct.pack(">BH", 0x21, self._receive_maximum)
+                    client.sendall(bytes([0x20, 3 + len(properties), 0, 0, len(properties)]) + properties)
+                case 3:
+                    length = int.from_bytes(body[:2])
+                    topic, packet_id = body[2 : 2 + length].decode(), int.from_bytes(body[2 + length : 4 + length])
+                    if self._puts_off is not None:
+                        self._answer(client, topic, packet_id)
+                        continue
+                    with self._lock:
+                        self.topics.append(topic)
+                        self.waiting.append(packet_id)
+                        self.most_waiting = max(self.most_waiting, len(self.waiting))
+
+    def _answer(self, client: socket.socket, topic: str, packet_id: int) -> None:
+        if topic == self._puts_off:
+            client.sendall(struct.pack(">BBHBB", 0x40, 4, packet_id, 0x97, 0))
+        else:
+            self.taken.append(topic)
+            client.sendall(struct.pack(">BBH", 0x40, 2, packet_id))
 
     def acknowledge(self) -> None:
         """The oldest."""

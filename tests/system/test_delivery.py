@@ -24,7 +24,7 @@ from tests.broker import Broker, Heard, Listener, wait_for
 from tests.contract_check import VALIDATORS
 from tests.parts import write_parts
 from tests.records import entry
-from tests.sending import Daemon, send_until
+from tests.sending import Daemon, mask_of, send_until
 from tests.system.daemon import Line, folder_station
 from tests.wires import Proxy
 
@@ -33,12 +33,19 @@ KILLS = 8
 
 
 def check(heard: list[Heard], ids: dict[int, str], most_again: int) -> int:
-    """Every sequence once and in order, but for messages that came again as they were, at most `most_again` behind the newest.
-    How many came again."""
+    """Every sequence once and in order, behind its mask, but for messages that came again as they were, at most `most_again`
+    behind the newest. How many came again."""
     seen: dict[int, bytes] = {}
+    masks: set[str] = set()
     newest = again = 0
     for message in heard:
+        if "/mask/" in message.topic:
+            masks.add(message.topic)
+        if not message.topic.endswith("/result"):
+            continue
         result = json.loads(message.payload)
+        assert (result["mask"] is None) == (mask_of(result["frame"]["number"]) is None)
+        assert result["mask"] is None or result["mask"]["topic"] in masks, f"{result['sequence']} came before its mask"
         sequence = result["sequence"]
         if sequence in seen:
             assert seen[sequence] == message.payload
@@ -53,19 +60,25 @@ def check(heard: list[Heard], ids: dict[int, str], most_again: int) -> int:
     return again
 
 
+def newest(recorder: Listener) -> int:
+    """The sequence of the result that was heard last."""
+    last = next((message for message in reversed(recorder.heard) if message.topic.endswith("/result")), None)
+    return int(json.loads(last.payload)["sequence"]) if last is not None else 0
+
+
 def test_10000_results_while_the_broker_is_killed_and_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daemon.publisher.RETRY_S", (0.05, 0.2))
     dice = random.Random(7)
     # Nothing is held back for the recorder, and nothing is kept on disk.
     broker = Broker(tmp_path, "allow_anonymous true", "max_inflight_messages 0", "persistence false")
     broker.start()
-    recorder = Listener(broker.port, "test/a/result", qos=0)
+    recorder = Listener(broker.port, "test/#", qos=0)
     proxy = Proxy(broker.port)
     daemon = Daemon(tmp_path / "state", proxy.port)
     submitted, waiting = 0, []
     for kill in range(KILLS):
         burst = dice.randrange(500, 1_500)  # some tenths of a second to drain
-        daemon.ledger.submit(entry("a", number) for number in range(submitted, submitted + burst))
+        daemon.ledger.submit(entry("a", number, mask=mask_of(number)) for number in range(submitted, submitted + burst))
         submitted += burst
         wait_for(lambda: daemon.publisher.connected, "the connection")
         time.sleep(dice.uniform(0.0, 0.1))
@@ -80,10 +93,10 @@ def test_10000_results_while_the_broker_is_killed_and_restarted(tmp_path: Path, 
         wait_for(lambda before=before: recorder.subscriptions > before, "the recorder")  # type: ignore[misc]
         proxy.open = True
     assert submitted < TOTAL
-    daemon.ledger.submit(entry("a", number) for number in range(submitted, TOTAL))
+    daemon.ledger.submit(entry("a", number, mask=mask_of(number)) for number in range(submitted, TOTAL))
     wait_for(lambda: daemon.depth() == 0, "an empty outbox", 60)
     # The broker has all, and says it in the order in which it came.
-    wait_for(lambda: json.loads(recorder.heard[-1].payload)["sequence"] == TOTAL, "the last result")
+    wait_for(lambda: newest(recorder) == TOTAL, "the last result")
     rows = daemon.ledger.call(lambda c: dict(c.execute("SELECT sequence, result_id FROM results").fetchall())).result()
     again = check(recorder.heard, rows, 64)  # the window
     assert again <= KILLS * 64
@@ -97,7 +110,7 @@ def test_10000_results_while_the_broker_is_killed_and_restarted(tmp_path: Path, 
 
 def test_10000_results_while_the_daemon_is_killed_and_restarted(tmp_path: Path, broker: Broker) -> None:
     dice = random.Random(8)
-    recorder = Listener(broker.port, "test/a/result")
+    recorder = Listener(broker.port, "test/#")
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["tests.sending"])
     moments = []
@@ -112,7 +125,7 @@ def test_10000_results_while_the_daemon_is_killed_and_restarted(tmp_path: Path, 
         moments.append(len(recorder.heard))
     sender = processes.Process(target=send_until, args=(tmp_path / "state", broker.port, TOTAL), daemon=True)
     sender.start()
-    wait_for(lambda: bool(recorder.heard) and json.loads(recorder.heard[-1].payload)["sequence"] == TOTAL, "the last result", 60)
+    wait_for(lambda: newest(recorder) == TOTAL, "the last result", 60)
     time.sleep(0.3)  # the acknowledgements of the last ones
     sender.kill()
     sender.join()
