@@ -21,7 +21,9 @@ from connectors.contract import FrameOut, MaskOut, ProcessingTimes, RegionOut, R
 from connectors.metrics import Metrics
 from daemon.finisher import uuid7
 from daemon.ledger import Entry, Record
+from daemon.losses import Losses
 from daemon.outbox import Message, outbox_totals
+from daemon.outbox_bounds import OutboxBounds
 from daemon.publisher import Publisher
 from demo.run import private_broker
 
@@ -39,7 +41,9 @@ class NotingLedger(TimedLedger):
 
     def __init__(self, folder: Path) -> None:
         self.committed_s: list[float] = []
-        super().__init__(folder)
+        config = MqttConfig()
+        bounds = OutboxBounds(TOPICS, config.outbox_max_bytes, config.outbox_max_age_h * 3_600, Losses(TOPICS, lambda *_: None))
+        super().__init__(folder, bounds)
 
     def _note(self, results: list[ResultOut]) -> None:
         self.committed_s += [time.monotonic()] * len(results)

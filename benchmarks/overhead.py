@@ -27,6 +27,7 @@ from daemon.finisher import Finisher
 from daemon.frame import Frame
 from daemon.inspector import Inspector
 from daemon.ledger import Ledger
+from daemon.outbox_bounds import OutboxBounds
 from daemon.publisher import Publisher
 from daemon.station import Program, Station, Taught
 from daemon.supervisor import CameraSupervisor
@@ -52,11 +53,11 @@ class CheapJudge:
 class TimedLedger(Ledger):
     """Notes when the broker's acknowledgement of each message arrives."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bounds: OutboxBounds | None = None) -> None:
         self.results: list[ResultOut] = []
         self.acknowledged_s: dict[int, float] = {}
         self.publisher: Publisher | None = None
-        super().__init__(folder, self._note)
+        super().__init__(folder, self._note, bounds)
 
     def _note(self, results: list[ResultOut]) -> None:
         self.results += results
