@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.genicam import write_description
 from tests.wire import CAMERA, Wire
 from tests.wire import wire as wire
 
@@ -24,6 +25,11 @@ name = "press"
 camera = "cam"
 recipe = "disc"
 """
+PACKET_SIZE = """
+<IntReg Name="GevSCPSPacketSize"><Address>0xd04</Address><Length>4</Length><AccessMode>RW</AccessMode><pPort>Device</pPort>
+<Cachable>NoCache</Cachable><Sign>Unsigned</Sign><Endianess>BigEndian</Endianess></IntReg>
+"""
+"""The fake camera has the register (GigE Vision 2.0, table 28-1), and no name for it."""
 LOOK = """
 import json, sys; from pathlib import Path; from config.schema import load_config
 from daemon.doctor.cameras import Cameras; from daemon.doctor.examination import checks, examine
@@ -45,13 +51,16 @@ def look(file: Path) -> dict[str, tuple[str, str]]:
 def test_a_camera_on_a_wire_with_small_and_large_packets(wire: Wire, tmp_path: Path) -> None:
     file = tmp_path / "aprilcam.toml"
     file.write_text(CONFIG)
-    wire.start_camera()
+    description = write_description(tmp_path, PACKET_SIZE)
+    text = description.read_text()
+    begin = text.index("<pFeature>", text.index('<Category Name="Root"'))
+    description.write_text(f"{text[:begin]}<pFeature>GevSCPSPacketSize</pFeature>{text[begin:]}")
+    wire.start_camera(xml=description)
     found = look(file)
     assert found["cameras"] == ("ok", f"cam: aravis sees GV01 Aravis Fake {CAMERA} (free)")
     status, words = found["mtu"]
     assert (status, words.startswith("wire (to cam): MTU 1500")) == ("warn", True)
-    assert found["packet size"][0] == "ok"
-    assert "packets of 1" in found["packet size"][1]
+    assert found["packet size"] == ("ok", "cam: packets of 1400 bytes")
     assert found["reverse path filter"][1].endswith(f"{CAMERA} is of its subnet")
     assert found["nic ring"][0] in ("ok", "warn", "skipped"), "as the kernel's veth has it"
     wire.mtu(9000)
