@@ -158,6 +158,11 @@ def test_a_check_that_raises_or_hangs_is_a_fail_that_names_itself() -> None:
     assert Report((("a", Finding("ok", "")), ("b", Finding("skipped", "")))).worst == "ok"
 
 
+def test_each_check_is_in_the_document() -> None:
+    text = (Path(__file__).parent.parent / "docs/install.md").read_text()
+    assert [check.name for check in checks(Cameras()) if f"\n| {check.name} | " not in text] == []
+
+
 # gpu, torch, weights
 
 
@@ -171,6 +176,20 @@ def test_a_gpu_is_asked_for_and_not_there(tmp_path: Path, monkeypatch: pytest.Mo
     [finding] = look_at_torch(wants)
     assert finding.status == "fail"
     assert "cuda:7 cannot be used: " in finding.found
+
+
+def test_what_nvidia_smi_tells_of_each_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"  # in the form of its manual, for want of a GPU
+    program.write_text("#!/bin/sh\necho 'NVIDIA L4, 535.261.03, 23034 MiB'\necho 'NVIDIA L4, 535.261.03, 23034 MiB'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = [f"cuda:{index}: NVIDIA L4, 23034 MiB, driver 535.261.03" for index in range(2)]
+    assert list(look_at_gpu(Situation())) == [Finding("ok", words) for words in found]
+    program.write_text(
+        "#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.'\nexit 9\n"
+    )
+    [finding] = look_at_gpu(Situation())
+    assert (finding.status, finding.found.startswith("nvidia-smi: NVIDIA-SMI has failed")) == ("warn", True)
 
 
 def test_a_gpu_without_its_driver_is_seen_on_the_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

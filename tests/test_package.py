@@ -172,7 +172,11 @@ def test_install_upgrade_remove_and_purge(first: tuple[Path, Path], wheelhouse: 
     def aprilcam(*words: str) -> str:
         return chroot.run("/usr/bin/aprilcam", *words, environment={"PYTHONPATH": "/mnt/packages"})
 
-    told = chroot.run("dpkg", "--install", "/root/first.deb")
+    chroot.run("mkdir", "/opt/aprilcam")
+    told = chroot.run("dpkg", "--install", "/root/first.deb", fails=True)
+    assert "aprilcam: /opt/aprilcam is a folder that this package did not make. Move it away, then: dpkg --configure" in told
+    chroot.run("rmdir", "/opt/aprilcam")
+    told = chroot.run("dpkg", "--configure", "aprilcam")
     assert "installed, not started. Next: cp /etc/aprilcam/aprilcam.example.toml" in told
     assert "doctor" in aprilcam("--help")
     assert chroot.run("readlink", "/opt/aprilcam").startswith("/opt/aprilcam-venvs/1.0.0-")

@@ -5,9 +5,10 @@ import subprocess
 from collections.abc import Iterator
 
 from daemon.doctor.child import ChildError, ask
-from daemon.doctor.finding import Finding, Situation
+from daemon.doctor.finding import Finding, Situation, Status
 
 NVIDIA = "0x10de"
+ANSWER_S = 10.0
 _TORCH = """
 import json, torch
 cuda = torch.cuda.is_available()
@@ -29,22 +30,7 @@ def look_at_gpu(situation: Situation) -> Iterator[Finding]:
     """By nvidia-smi; without one by the PCI bus, which shows a GPU that has no driver."""
     program = shutil.which("nvidia-smi")
     if program is not None:
-        done = subprocess.run(
-            [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-        rows = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-        if done.returncode == 0 and rows:
-            for index, row in enumerate(rows):
-                name, driver, memory = [*(part.strip() for part in row.split(",")), "", ""][:3]
-                yield Finding("ok", f"cuda:{index}: {name}, {memory}, driver {driver}")
-            return
-        told = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        mend = "Install the driver for this kernel again (nvidia-driver), then restart the machine"
-        yield Finding("fail" if _wants_cuda(situation) else "warn", f"nvidia-smi: {told[0]}", mend)
+        yield from _by_program(program, "fail" if _wants_cuda(situation) else "warn")
         return
     if _on_the_bus(situation):
         mend = "apt-get install nvidia-driver (Debian's non-free), then restart the machine"
@@ -54,6 +40,25 @@ def look_at_gpu(situation: Situation) -> Iterator[Finding]:
         yield Finding("fail", "no GPU, and the configuration asks for one", mend)
     else:
         yield Finding("ok", "no GPU, the CPU is used")
+
+
+def _by_program(program: str, otherwise: Status) -> Iterator[Finding]:
+    """What nvidia-smi tells of each GPU; `otherwise` is how bad it is when it tells nothing."""
+    mend = "Install the driver for this kernel again (nvidia-driver), then restart the machine"
+    command = [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        yield Finding(otherwise, f"nvidia-smi does not answer: {error}", mend)
+        return
+    rows = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    if done.returncode != 0 or not rows:
+        told = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        yield Finding(otherwise, f"nvidia-smi: {told[0]}", mend)
+        return
+    for index, row in enumerate(rows):
+        name, driver, memory = [*(part.strip() for part in row.split(",")), "", ""][:3]
+        yield Finding("ok", f"cuda:{index}: {name}, {memory}, driver {driver}")
 
 
 def _on_the_bus(situation: Situation) -> bool:
