@@ -114,7 +114,18 @@ def test_the_wheel_has_every_module_and_data_file_and_no_test(first: tuple[Path,
 
 
 def test_the_wheel_runs_from_where_it_is_installed(first: tuple[Path, Path], tmp_path: Path) -> None:
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", tmp_path / "lib", first[0]]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(tmp_path / "lib"),
+        str(first[0]),
+    ]
     subprocess.run(install, check=True)
     program = "import daemon, sys; from daemon.cli import main; print(daemon.__file__); sys.argv = ['aprilcam', '--help']; main()"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "lib")}
