@@ -20,7 +20,7 @@ def look_at_configuration(situation: Situation) -> Iterator[Finding]:
         yield Finding("ok", "none: the machine alone is looked at", mend)
     else:
         config = situation.config
-        yield Finding("ok", f"{situation.config_path}: valid, {len(config.stations)} stations, {len(config.cameras)} cameras")
+        yield Finding("ok", f"{situation.config_path}: valid; stations: {len(config.stations)}, cameras: {len(config.cameras)}")
 
 
 def look_at_permissions(situation: Situation) -> Iterator[Finding]:
