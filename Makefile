@@ -9,7 +9,7 @@ bin := .venv/bin
 # Tests that want the machine to themselves: whole daemons, cameras on a wire, processes that are judged by their silence.
 alone := tests/system tests/test_aravis.py tests/test_supervisor.py
 
-.PHONY: run test demo-sheet picture node-red-picture docs bench soak clean
+.PHONY: run test demo-sheet picture node-red-picture docs bench soak dist deb wheelhouse clean
 
 run: .venv/installed
 ifeq ($(CONFIG),)
@@ -30,7 +30,7 @@ node-red-picture: .venv/installed
 	@$(bin)/python -m tests.node_red_picture
 
 test: .venv/installed
-	@demo/debian-packages mosquitto mosquitto-clients jq prometheus gir1.2-aravis-0.8 python3-gi iproute2 openssl chromium $(if $(shell command -v npm),,nodejs npm)
+	@demo/debian-packages mosquitto mosquitto-clients jq prometheus gir1.2-aravis-0.8 python3-gi python3-venv iproute2 openssl systemd chromium $(if $(shell command -v npm),,nodejs npm)
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
@@ -60,6 +60,16 @@ bench: .venv/installed
 soak: .venv/installed
 	@demo/debian-packages mosquitto gcc libc6-dev
 	$(bin)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
+
+# What is installed elsewhere: docs/install.md.
+dist: .venv/installed
+	systemd/package/wheel build/dist $(bin)/python
+
+deb: dist
+	@systemd/package/deb build/dist/aprilcam-*.whl build/dist
+
+wheelhouse: dist
+	systemd/package/wheelhouse build/wheelhouse $(bin)/python build/dist/aprilcam-*.whl
 
 .venv/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it (Debian: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3" >&2; exit 1; }

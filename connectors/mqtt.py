@@ -50,14 +50,14 @@ class MqttConnection:
     def __init__(
         self,
         config: MqttConfig,
-        will: tuple[str, bytes],
+        will: tuple[str, bytes] | None,
         on_acknowledged: Callable[[int | None, str | None], None],
         on_lost: Callable[[str], None],
         on_message: Callable[[Incoming], None] = lambda _: None,
         *,
         retain_will: bool = True,
     ) -> None:
-        """`will` is (topic, payload). `on_acknowledged` gets each message's token, and why the broker
+        """`will` is (topic, payload), or none. `on_acknowledged` gets each message's token, and why the broker
         refused it for good, None when it has it. `on_lost` comes once, with the reason. `on_message` gets what comes on
         subscribed topics; it must return at once. Password and certificates are read now. Raises MqttError where they
         cannot be used."""
@@ -88,7 +88,8 @@ class MqttConnection:
             reconnect_on_failure=False,
             clean_session=None if config.protocol == "5" else True,
         )
-        self._client.will_set(will[0], will[1], qos=1, retain=retain_will)
+        if will is not None:
+            self._client.will_set(will[0], will[1], qos=1, retain=retain_will)
         if config.username is not None:
             secret = first_line(config.password_file, "password file") if config.password_file is not None else None
             self._client.username_pw_set(config.username, secret)

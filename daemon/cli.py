@@ -14,6 +14,7 @@ from config.schema import Config, FolderCamera, InferenceConfig, PylonCamera
 from connectors.tls import tls_use, trouble_of
 from daemon.checks import load_checked
 from daemon.command_line import add_commands
+from daemon.doctor_command import doctor
 from daemon.exposure import exposures
 from daemon.presets import load_preset
 
@@ -205,6 +206,7 @@ def _with_broker(loaded: Config, path: Path, broker: str) -> Config:
 
 
 add_commands(app)
+app.command()(doctor)
 
 
 def main() -> None:

