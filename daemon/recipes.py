@@ -143,7 +143,8 @@ class Recipes:
                     raise _nothing_judges(recipe)
                 running.on_event(station, recipe, "recipe_prepared", {"bank": ready.bank.name if ready.bank else None})
                 self._store.select(station, recipe)
-                program = running.programs.give(station, wanted, builder.judging)
+                # Its settings as they are now: a reload may have changed them, and what judges it, meanwhile.
+                program = running.programs.give(station, self._store.get(recipe), builder.judging)
             builder.drop_unused()
             bank = program.bank.name if program.bank else None
             running.on_event(station, recipe, "recipe_selected", {"bank": bank, "threshold": program.threshold})
