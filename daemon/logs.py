@@ -139,8 +139,7 @@ class Repeats(logging.Filter):
 
 
 def _told(last: logging.LogRecord, held: int, interval_s: float) -> logging.LogRecord:
-    text = str(last.msg).replace("%", "%%") if not last.args else str(last.msg)
-    message = f"{text} ({held} more such messages within {interval_s:g} s)"
+    message = f"{last.msg} ({held} more such messages within {interval_s:g} s)"
     return logging.LogRecord(last.name, last.levelno, last.pathname, last.lineno, message, last.args, None)
 
 
@@ -155,7 +154,7 @@ def set_up(handler: logging.Handler) -> None:
             handler.release()
 
     handler.addFilter(Repeats(write))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
     logging.captureWarnings(True)
     log = logging.getLogger("daemon")
 

@@ -104,7 +104,7 @@ class Recipes:
         with self._changing:
             self._store.get(recipe)
             if self._store.is_configured(recipe):
-                raise CommandError("refused", f"recipe {recipe!r} is of the configuration file. Delete it there, and restart")
+                raise CommandError("refused", f"recipe {recipe!r} is of the configuration file. Delete it there, and reload")
             if users := self._store.stations_of(recipe):
                 mend = "Select another recipe for it first"
                 raise CommandError("refused", f"recipe {recipe!r}: station {', '.join(users)} inspects by it. {mend}")

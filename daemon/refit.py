@@ -44,8 +44,9 @@ class Refit:
         self._metrics = metrics
         self._untaught: dict[str, Untaught] = {}
 
-    def apply(self, changes: Changes, progress: Progress) -> list[str]:
-        """Take the changes. What could not be taken, one line each.
+    def apply(self, changes: Changes, progress: Progress) -> dict[str, str]:
+        """Take the changes; those that were taken before, when that was cut short, are passed over. The recipes that could not be
+        taught, with the reason.
 
         New and changed recipes are taught first, while the stations go on as they were; then stations go, change and come.
         Raises StoreError when the disk refuses, StoppingError when the daemon stops.
@@ -53,11 +54,12 @@ class Refit:
         config, floor = changes.config, self._floor
         self._untaught.clear()
         in_use = {own.recipe for own in config.stations} | set(self._store.stations().values())
-        troubles = [trouble for recipe in changes.recipes if (trouble := self._teach(recipe, recipe.name in in_use, progress))]
+        for recipe in changes.recipes:
+            self._teach(recipe, recipe.name in in_use, progress)
 
-        if changes.removed:
-            floor.close(changes.removed, "the station was removed")
-            floor.remove(changes.removed, self._around)
+        if removed := [name for name in changes.removed if name in floor.lines]:
+            floor.close(removed, "the station was removed")
+            floor.remove(removed, self._around)
         self._store.configure(config.recipes, {own.name: own.recipe for own in config.stations})
         anew = [own.name for own in changes.changed if own.name in changes.camera_anew]
         floor.close(anew, "the station's camera was changed")
@@ -65,7 +67,7 @@ class Refit:
             floor.change(config, own)
             if not own.overlay:
                 self._around.announcer.clear_overlay(own.name)
-        added = [own.name for own in changes.added]
+        added = [own.name for own in changes.added if own.name not in floor.lines]
         floor.place(config, added, self._recipes(), self._around.ledger)
         for name in added:
             self._around.inbox.add(name)
@@ -76,14 +78,13 @@ class Refit:
         floor.start([*anew, *added])
         self._drops.watch({recipe.name: recipe.drop for recipe in config.recipes if recipe.drop})
         self._builder.drop_unused()
-        return troubles
+        return {recipe: untaught.reason for recipe, untaught in self._untaught.items()}
 
     def _recipes(self) -> Mapping[str, RecipeConfig]:
         """By station."""
         return {station: self._store.get(recipe) for station, recipe in self._store.stations().items()}
 
-    def _teach(self, recipe: RecipeConfig, in_use: bool, progress: Progress) -> str | None:
-        """Why that failed, None when it did not."""
+    def _teach(self, recipe: RecipeConfig, in_use: bool, progress: Progress) -> None:
         self._metrics.add_recipe(recipe.name)
         self._store.put(recipe)
         try:
@@ -97,8 +98,6 @@ class Refit:
         except (AprilcamError, ModelError) as error:
             self._untaught[recipe.name] = Untaught(str(error))
             log.error("recipe %s: no bank: %s", recipe.name, error)  # noqa: TRY400 - the message says it all
-            return f"recipe {recipe.name}: {error}"
-        return None
 
     def _follow(self, added: list[str], progress: Progress) -> None:
         """Each station inspects by the recipe that it has now."""

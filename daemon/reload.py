@@ -20,8 +20,8 @@ from daemon.maker import Progress
 log = logging.getLogger(__name__)
 
 STOP_S = 15.0
-Apply = Callable[[Changes, Progress], list[str]]
-"""Takes changes; what could not be taken, one line each."""
+Apply = Callable[[Changes, Progress], dict[str, str]]
+"""Takes changes; the recipes that could not be taught, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,10 @@ class Reloader:
         log.info("%s is read again: %s", self._path, changes)
         if changes.needs_restart:
             log.warning("%s: changed, and needs a restart: %s", self._path, ", ".join(changes.needs_restart))
-        # From here on it counts: what cannot be taken now is tried again by the next start.
-        self.running = changes.config
-        troubles = self._apply(changes, self._progress)
-        self._status = FileStatus("partly" if troubles else "in_force", now, tuple(troubles), changes.needs_restart)
-        log.info("%s is in force%s", self._path, " but for what is told above" if troubles else "")
+        untaught = self._apply(changes, self._progress)
+        # A recipe that could not be taught is a new one to the next reload, which tries it again.
+        taught = tuple(recipe for recipe in changes.config.recipes if recipe.name not in untaught)
+        self.running = changes.config.model_copy(update={"recipes": taught})
+        problems = tuple(f"recipe {recipe}: {reason}" for recipe, reason in untaught.items())
+        self._status = FileStatus("partly" if problems else "in_force", now, problems, changes.needs_restart)
+        log.info("%s is in force%s", self._path, " but for what is told above" if problems else "")

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -13,6 +14,8 @@ class Manager:
         self.environment = {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": str(int(watchdog_s * 1e6))}
         self.heard: list[str] = []
         """Each message, the oldest first."""
+        self.heard_s: list[float] = []
+        """When each was heard, monotonic."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(address))
         self._socket.settimeout(0.1)
@@ -31,13 +34,20 @@ class Manager:
     def _hear(self) -> None:
         while not self._ended:
             try:
-                self.heard.append(self._socket.recv(65_536).decode())
+                message = self._socket.recv(65_536).decode()
             except TimeoutError:
                 continue
+            self.heard_s.append(time.monotonic())
+            self.heard.append(message)
 
     def count(self, message: str) -> int:
         """How often it was heard."""
         return self.heard.count(message)
+
+    @staticmethod
+    def at_s(wall_s: float) -> float:
+        """A moment of the wall clock on the clock of `heard_s`."""
+        return wall_s - time.time() + time.monotonic()
 
     def last(self, variable: str) -> str:
         """Its newest value, empty before the first."""

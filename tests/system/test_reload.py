@@ -79,7 +79,7 @@ def test_stations_come_change_and_go_while_another_inspects(line: Line, tmp_path
         text = daemon.config.read_text()
         mill, oven = slow("mill", tmp_path), slow("oven", tmp_path)
         (tmp_path / "shots-2").mkdir()
-        write_parts(tmp_path / "shots-2", range(200, 206))
+        write_parts(tmp_path / "shots-2", range(200, 203))
         fourth = slow("lathe", tmp_path).replace('recipe = "disc"', 'recipe = "ring"')
         recipe = f'[[recipes]]\nname = "ring"\nobject = "ring"\nshots = "{tmp_path / "shots-2"}"\n'
         changed = text.replace(mill, fourth + recipe).replace(oven, slow("oven", tmp_path, 10.0) + 'mask = "none"\n')
@@ -111,6 +111,20 @@ def test_stations_come_change_and_go_while_another_inspects(line: Line, tmp_path
         wait_for(lambda: set(host.check().devices) == {"press", "oven", "lathe"}, "the devices of Sparkplug")
         untouched(line, "press")
 
+        # Settings that the camera does not depend on: it goes on.
+        lathe_before = len(line.results("lathe"))
+        settings = "deadline_ms = 5000.0\noverlay = true\n"
+        changed = changed.replace(fourth + recipe, fourth + settings + recipe + "threshold = 50.0\n")
+        daemon.config.write_text(changed)
+        told = reload(line, manager)
+        assert (told["status"], told["problems"], told["needs_restart"]) == ("in_force", [], [])
+        line.wait_results("lathe", lathe_before + 10)
+        lathe = line.results("lathe")
+        assert (lathe[0]["threshold"] < 10, lathe[-1]["threshold"]) == (True, 50.0)
+        numbers = [result["frame"]["number"] for result in lathe]
+        assert numbers == list(range(numbers[0], numbers[0] + len(lathe)))
+        wait_for(lambda: bool(line.listener and line.listener.of("lathe/overlay")), "its overlay")
+
         # A file that is wrong, and one that cannot be read, change nothing; both are told.
         daemon.config.write_text(changed.replace("rate_hz = 20.0", "rate_hz = -1.0"))
         told = reload(line, manager)
@@ -121,6 +135,7 @@ def test_stations_come_change_and_go_while_another_inspects(line: Line, tmp_path
         told = reload(line, manager)
         assert told["status"] == "refused"
         assert "no such file" in told["problems"][0]
+        assert re.search(r"^\d\d:\d\d:\d\d station lathe: ContinuousExecution$", daemon.said(), re.MULTILINE)
         assert "is refused, what ran before goes on" in daemon.said().replace("\n", " ")
         before = len(line.results("press"))
         line.wait_results("press", before + 20)
@@ -137,5 +152,5 @@ def test_stations_come_change_and_go_while_another_inspects(line: Line, tmp_path
         assert manager.count("WATCHDOG=1") > 5
         assert daemon.end() == 0
         order = [text.partition("\n")[0] for text in manager.heard if text.startswith(("READY", "RELOADING", "STOPPING"))]
-        assert order == ["READY=1", *["RELOADING=1", "READY=1"] * 4, "STOPPING=1"]
+        assert order == ["READY=1", *["RELOADING=1", "READY=1"] * 5, "STOPPING=1"]
     host.close()
