@@ -176,7 +176,7 @@ class Service:
         self.marks = Marks(self.ledger, self.archive)
         stack.callback(self.archive.close)
         self._late = LateJudgements(self.ledger)
-        self._overlays = Overlays(self._announcer.overlay, self.metrics.overlay)
+        self._overlays = Overlays(self._announcer.overlay, self._overlay_ended)
         stack.callback(self._overlays.close)
         self._finisher = finisher = Finisher(
             self._announcer.topics,
@@ -349,8 +349,13 @@ class Service:
         self.archive.release(result_id)
         self._overlays.release(result_id)
 
+    def _overlay_ended(self, station: str, outcome: str) -> None:
+        if station in self._floor.stations:  # else its series would come back
+            self.metrics.overlay(station, outcome)
+
     def _judged_late(self, ticket: Ticket, outcome: Outcome) -> None:
-        self.metrics.late.labels(ticket.station.name).inc()
+        if ticket.station.name in self._floor.stations:
+            self.metrics.late.labels(ticket.station.name).inc()
         self._late.add(ticket, outcome)
 
     def _committed(self, results: list[ResultOut]) -> None:
