@@ -105,7 +105,7 @@ class Plant:
         self.keep(range(first, first + count - FIRST))
         return count - FIRST
 
-    def _swap(self, _recipe: str, taught: Taught | Untaught) -> None:
+    def _swap(self, _recipe: RecipeConfig, taught: Taught | Untaught) -> None:
         self.station.program = replace(self.station.program, taught=taught)
 
     def _heard(self, _recipe: str, kind: EventKind, _detail: Detail) -> None:

@@ -95,6 +95,12 @@ class Metrics:
         self.late.labels(station)
         self.lost_frames.labels(station)
 
+    def remove_station(self, station: str) -> None:
+        """The station has gone, and its series with it."""
+        for metric in vars(self).values():
+            if isinstance(metric, Counter | Gauge | Histogram) and "station" in metric._labelnames:
+                metric.remove_by_labels({"station": station})
+
     def add_recipe(self, recipe: str) -> None:
         """The same for a recipe's builds."""
         for outcome in ("built", "failed"):

@@ -1,7 +1,11 @@
-"""The service manager's notify protocol (sd_notify(3)): READY, STATUS, WATCHDOG, STOPPING. Silent where there is none."""
+"""The service manager's notify protocol (sd_notify(3)): READY, RELOADING, STATUS, WATCHDOG, STOPPING.
+
+Silent where there is none.
+"""
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 
@@ -33,8 +37,12 @@ class Notifier:
             self._socket = None
 
     def ready(self) -> None:
-        """Start-up is done."""
+        """Start-up, or a reload, is done."""
         self._send("READY=1")
+
+    def reloading(self) -> None:
+        """The configuration is read again; `ready` follows. Type=notify-reload wants the clock, which others pass over."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000}")
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""

@@ -53,11 +53,13 @@ class Announcer:
         self._telling = threading.Lock()
         """Held from reading a state to handing it over: an older one must not follow a newer one."""
         self._overlays: dict[str, bytes] = {}
+        self._gone: set[str] = set()
+        """Stations that were removed: nothing retained of them is to be left at the broker."""
         self.stopping = False
         """Whether every state is told as Halted."""
         self.publisher = Publisher(config, ledger, self.status("offline"), self._birth, metrics, inbox, losses)
         self._losses = losses
-        losses.correct = lambda topic, last: self.publisher.retain(topic, last.encode())
+        losses.correct = self.newest
         self._told_losses_s = -TELL_LOSSES_EVERY_S
         self.edge_node: EdgeNode | None = None
         """Hears results and states too, where Sparkplug is configured."""
@@ -82,15 +84,28 @@ class Announcer:
                 self._metrics.frames.labels(result.station, "judged").inc()
                 self._metrics.score.labels(result.station, result.recipe).observe(result.score)
         for station, result in newest.items():
-            self.publisher.retain(self.topics.last(station), result.encode())
+            self.newest(self.topics.last(station), result)
         self.publisher.wake()
         if self.edge_node is not None:
             self.edge_node.results(results)
 
+    def newest(self, topic: str, result: ResultOut) -> None:
+        """What is retained on a station's topic `last`; nothing for one that was removed."""
+        if result.station in self._lines:
+            self.publisher.retain(topic, result.encode())
+
     def overlay(self, station: str, jpeg: bytes) -> None:
         """A picture of a station's newest part."""
-        self._overlays[station] = jpeg
-        self.publisher.retain(self.topics.overlay(station), jpeg)
+        with self._telling:
+            if station in self._lines:
+                self._overlays[station] = jpeg
+                self.publisher.retain(self.topics.overlay(station), jpeg)
+
+    def clear_overlay(self, station: str) -> None:
+        """Its overlay was turned off."""
+        with self._telling:
+            if self._overlays.pop(station, None) is not None:
+                self.publisher.retain(self.topics.overlay(station), b"")
 
     def bank_corrupt(self, recipe: str, bank: str, reason: str) -> None:
         """A stored bank is damaged."""
@@ -157,12 +172,27 @@ class Announcer:
             for station in stations
         ]
 
-    def state(self, station: str, *, quietly: bool = False) -> None:
-        """Tell how a station is, where that has changed; nothing for one that has no line yet."""
-        line = self._lines.get(station)
-        if line is None:
-            return
+    def forget(self, station: str) -> None:
+        """It has no line any more, and its results are committed: clear what is retained of it."""
         with self._telling:
+            self._gone.add(station)
+            self._overlays.pop(station, None)
+            for topic, nothing in self._cleared(station).items():
+                self.publisher.retain(topic, nothing)
+            if self.edge_node is not None:
+                self.edge_node.remove(station)
+
+    def _cleared(self, station: str) -> dict[str, bytes]:
+        topics = self.topics
+        return dict.fromkeys((topics.state(station), topics.last(station), topics.overlay(station)), b"")
+
+    def state(self, station: str, *, quietly: bool = False) -> None:
+        """Tell how a station is, where that has changed; nothing for one that has no line (any more)."""
+        with self._telling:
+            line = self._lines.get(station)
+            if line is None:
+                return
+            self._gone.discard(station)
             document = line.changed_state(stopping=self.stopping)
             if document is None:
                 return
@@ -183,6 +213,8 @@ class Announcer:
         """Every retained message, for a broker that may have lost them. On the publisher's thread."""
         topic, online = self.status("online")
         birth = {topic: online}
+        for station in self._gone.copy():
+            birth |= self._cleared(station)
         birth |= {self.topics.overlay(station): jpeg for station, jpeg in list(self._overlays.items())}
         reader = self._ledger.reader()
         try:

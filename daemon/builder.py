@@ -74,7 +74,7 @@ class Builder:
         device: Device,
         *,
         recipe_of: Callable[[str], RecipeConfig],
-        on_taught: Callable[[str, Taught | Untaught], None],
+        on_taught: Callable[[RecipeConfig, Taught | Untaught], None],
         on_event: OnEvent = lambda *_: None,
         refine: Refine = lambda *_: None,
         in_use: Callable[[], Collection[str]] | None = None,
@@ -182,7 +182,7 @@ class Builder:
                 raise StoreError(f"recipe {recipe}: bank {row.name} does not fit the present model and recipe, or is damaged.")
             self._give_up(recipe, f"rolled back to bank {row.name}")
             self._banks.make_current(recipe, row.bank, rolled_back=True)
-            self._tell(recipe, found)
+            self._tell(config, found)
         return replace(row, current=True, rolled_back=True)
 
     def retire(self, recipe: str, timeout_s: float) -> bool:
@@ -222,7 +222,7 @@ class Builder:
         current = self._banks.current(recipe.name)
         taught = self._maker.load(recipe, current[0]) if current is not None else None
         if taught is not None:
-            self._tell(recipe.name, taught)
+            self._tell(recipe, taught)
         return taught
 
     def prepare(self, recipe: RecipeConfig) -> Taught | Untaught | None:
@@ -234,7 +234,7 @@ class Builder:
             ready: Taught | Untaught | None = self.taught(recipe.name) or self._load_current(recipe)
             if ready is None and not self._shots.all(recipe.name):
                 ready = self._maker.make(recipe, lambda *_: None, lambda: None)
-                self._tell(recipe.name, ready)
+                self._tell(recipe, ready)
         self.catch_up(recipe)
         return ready
 
@@ -288,8 +288,22 @@ class Builder:
             return taught
         with self._swap:
             made = self._maker.make(recipe, progress, lambda: None)
-            self._tell(recipe.name, made)
+            self._tell(recipe, made)
         return made
+
+    def teach_anew(self, recipe: RecipeConfig, progress: Progress) -> Taught | Untaught:
+        """The recipe's settings are others, and `recipe_of` knows them: `teach`, but what is in memory does not count.
+
+        Until this is done the stations go on by the settings and the bank that they had, as they do when it raises.
+        """
+        self._give_up(recipe.name, "the recipe's settings are others")
+        with self._swap:  # no build of the earlier settings can end from here on
+            taught: Taught | Untaught | None = self._load_current(recipe)
+            if taught is None:
+                taught = self._maker.make(recipe, progress, lambda: None)
+                self._tell(recipe, taught)
+        self.catch_up(recipe)
+        return taught
 
     # Builds.
 
@@ -341,7 +355,7 @@ class Builder:
                     taught = self._maker.make(recipe, progress, before_commit)
                 if taught is None or (build.marks_only and _same(taught, before)):
                     return
-                self._tell(build.recipe, taught)
+                self._tell(recipe, taught)
                 self._at("swapped")
                 self._banks.prune(build.recipe)
         except StoppingError:
@@ -375,11 +389,11 @@ class Builder:
         except Exception:  # who is told of builds must not end them
             log.exception("recipe %s: %s could not be told", recipe, kind)
 
-    def _tell(self, recipe: str, taught: Taught | Untaught) -> None:
-        """Only with `_swap` held."""
-        self._taught[recipe] = taught
+    def _tell(self, recipe: RecipeConfig, taught: Taught | Untaught) -> None:
+        """Only with `_swap` held. recipe: the settings by which it was made."""
+        self._taught[recipe.name] = taught
         self._on_taught(recipe, taught)
-        self._drop_unused(recipe)
+        self._drop_unused(recipe.name)
 
     # The device.
 

@@ -13,10 +13,15 @@ from model.spec import ModelSpec
 def load_checked(path: Path) -> Config:
     """`load_config`, then what needs a look at pictures and presets. Raises ConfigError with every problem found."""
     config = load_config(path)
+    check(config, path)
+    return config
+
+
+def check(config: Config, path: Path) -> None:
+    """Look at pictures and presets of a configuration that was read from there. Raises ConfigError with every problem found."""
     spec = load_preset(config.inference.preset, path.resolve().parent)
     if problems := [*_look(config), *_modes(config, spec)]:
         raise ConfigError(path.resolve(), problems)
-    return config
 
 
 def _look(config: Config) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from daemon.checks import load_checked
 from daemon.command_line import add_commands
 from daemon.doctor_command import doctor
 from daemon.exposure import exposures
+from daemon.logs import LogFormat, is_journal, line_handler, set_up
 from daemon.presets import load_preset
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -92,21 +93,45 @@ def run(
     config: ConfigOption = DEFAULT_CONFIG,
     broker: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Use this broker, not [mqtt] host and port.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No line per result (for a service whose log is kept).")] = False,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="How the log is written to stderr; json and journal have no line per result.")
+    ] = LogFormat.auto,
 ) -> None:
     """Inspect until stopped (Ctrl-C, SIGTERM). Exit 2 when it cannot start, 1 when the pipeline broke."""
-    loaded = load_checked(config)
-    if broker is not None:
-        loaded = _with_broker(loaded, config, broker)
+    form = log_format
+    if form is LogFormat.auto:
+        form = LogFormat.journal if is_journal() else LogFormat.text
+    if form is not LogFormat.text:
+        set_up(line_handler(form))
+    try:
+        raise typer.Exit(_run(config, broker, quiet, form))
+    except AprilcamError as error:
+        if form is LogFormat.text:
+            raise
+        for line in str(error).splitlines():
+            logging.getLogger(__name__).critical("%s", line)
+        raise typer.Exit(2) from None
+
+
+def _run(config: Path, broker: str | None, quiet: bool, form: LogFormat) -> int:
+
+    def read() -> Config:
+        loaded = load_checked(config)
+        return loaded if broker is None else _with_broker(loaded, config, broker)
+
+    loaded = read()
     try:
         # torch comes with these: `check` and a wrong file answer without waiting for it
         from daemon.console import Console, LogHandler
         from daemon.service import Service
+        from daemon.unwatched import Unwatched
     except KeyboardInterrupt:
-        raise typer.Exit from None  # nothing was started yet
+        return 0  # nothing was started yet
 
-    with Console(quiet) as console:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LogHandler(console.terminal)])
-        service = Service(loaded, config, console)
+    with Console(quiet) if form is LogFormat.text else Unwatched() as console:
+        if isinstance(console, Console):
+            set_up(LogHandler(console.terminal))
+        service = Service(loaded, config, console, read)
         service.start()
         try:
             console.started(service)
@@ -115,7 +140,18 @@ def run(
         finally:
             service.stop()
         console.summary(service)
-    raise typer.Exit(code)
+    return code
+
+
+@app.command()
+def status(
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """How the running daemon is. Exit 0 when every station gives verdicts, 1 when one does not, 2 when no daemon answers."""
+    from daemon.status_command import show_status
+
+    raise typer.Exit(show_status(config, as_json=as_json))
 
 
 @app.command()

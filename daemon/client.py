@@ -67,6 +67,10 @@ class Client:
         call = urllib.request.Request(f"{self.url}/api/recipes/{quote(recipe, safe='')}/export", headers=self._headers)  # noqa: S310
         return self._answer(call, ANSWER_S + MAX_RECIPE_BYTES / SLOWEST_BYTES_S)
 
+    def status(self) -> dict[str, Any]:
+        """How the daemon is, as GET /api/status tells. Raises CommandError as `run` does."""
+        return _object(self._answer(urllib.request.Request(f"{self.url}/api/status"), ANSWER_S))  # noqa: S310 - http
+
     def _answer(self, call: urllib.request.Request, wait_s: float) -> bytes:
         """What the configured address answers."""
         try:

@@ -9,23 +9,16 @@ from collections import Counter, deque
 from datetime import UTC, datetime
 from types import TracebackType
 
-from rich import box
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from config.schema import Config
 from connectors.contract import ResultOut
-from daemon.line import StationView
 from daemon.service import Service
+from daemon.station_table import station_table
 
 SHOWN = {"pass": ("✔ pass   ", "green"), "fail": ("✘ FAIL   ", "bold red"), "unknown": ("? UNKNOWN", "bold yellow")}
-STATES = {
-    "ContinuousExecution": ("running", "green"),
-    "Halted": ("at its end", "green"),
-    "Preoperational": ("no camera", "yellow"),
-}
 BACKLOG = 1_000
 """Result lines that may wait for the terminal; past it lines are left out, and counted."""
 
@@ -99,7 +92,7 @@ class Console:
         """The station table and the addresses; result lines follow from here on."""
         self._end_progress()
         self.terminal.print()
-        self.terminal.print(_station_table(service), soft_wrap=False)
+        self.terminal.print(station_table(vars(view) for view in service.health.views()), soft_wrap=False)
         for view in service.health.views():
             if view.device is not None:
                 self.terminal.print(view.device, style="dim")
@@ -153,32 +146,6 @@ class Console:
             self.terminal.print(f"{waiting} messages wait in the outbox for the next start", style="yellow")
         self.terminal.print(f"state kept in {service.config.store.path}")
         sys.stdout.flush()
-
-
-def _station_table(service: Service) -> Table:
-    table = Table(
-        title="stations",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for column in ("station", "", "camera", "recipe", "shots", "judged by", "threshold"):
-        table.add_column(column, justify="right" if column in ("shots", "threshold") else "left", overflow="fold")
-    for view in service.health.views():
-        word, style = STATES.get(view.state, (view.state, "yellow"))
-        threshold = "-" if view.threshold is None else f"{view.threshold:.4f}"
-        shots = str(view.shots or "-")
-        table.add_row(view.station, Text(word, style), view.camera, view.recipe, shots, _judged_by(view), threshold)
-    return table
-
-
-def _judged_by(view: StationView) -> str:
-    if view.mode is None:
-        return "-"
-    bank = f"bank {view.bank}"
-    return {"few_shot": bank, "zero_shot": "words alone", "both": f"words, {bank}"}[view.mode]
 
 
 def _addresses(config: Config, http_url: str) -> list[tuple[str, str]]:

@@ -34,18 +34,18 @@ class _Seen:
 class DropFolders:
     """Owner of the watched folders; one thread for all. Hidden files and other suffixes are left alone."""
 
-    def __init__(self, folders: Mapping[str, Path], commands: Commands) -> None:
-        """`folders`: of each recipe that has one."""
-        self._folders = dict(folders)
+    def __init__(self, commands: Commands) -> None:
+        self._folders: dict[str, Path] = {}
         self._commands = commands
         self._seen: dict[Path, _Seen] = {}
         self._told: set[Path] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="drop folders", daemon=True)
 
-    def start(self) -> None:
-        """Begin to watch."""
-        if self._folders:
+    def watch(self, folders: Mapping[str, Path]) -> None:
+        """Watch these from now on: the folder of each recipe that has one."""
+        self._folders = dict(folders)
+        if self._folders and self._thread.ident is None:
             self._thread.start()
 
     def stop(self) -> None:

@@ -38,6 +38,13 @@ COMMANDS = 64
 FAREWELL = -1
 """The token of the node's death; 0 is that of everything else."""
 COUNTERS: Mapping[str, str] = {"pass": "Counters/Pass", "fail": "Counters/Fail", "unknown": "Counters/Unknown"}
+NOTHING_YET: Mapping[str, Value] = {
+    **dict.fromkeys(sparkplug.DEVICE_METRICS),
+    **dict.fromkeys(COUNTERS.values(), 0),
+    **dict.fromkeys((sparkplug.PART_ID, sparkplug.JOB_ID, sparkplug.ANSWER), ""),
+    sparkplug.TRIGGER: False,
+}
+"""A station's metrics before its first state and result."""
 
 
 class EdgeNode:
@@ -58,12 +65,12 @@ class EdgeNode:
         self._mqtt = mqtt.model_copy(update={"client_id": config.client_id or f"{mqtt.client_id[:54]}-sparkplug"})
         self._space = Namespace(config.group_id, config.edge_node_id)
         self._node = sparkplug.definitions(sparkplug.NODE_METRICS, 1)
-        names = list(stations)
         self._devices: dict[str, dict[str, Definition]] = {}
-        alias = 1 + len(self._node)
-        for name in names:
-            self._devices[name] = sparkplug.definitions(sparkplug.DEVICE_METRICS, alias)
-            alias += len(sparkplug.DEVICE_METRICS)
+        self._now: dict[str, Mapping[str, Reading]] = {}
+        """What each station's metrics are, whether told or not."""
+        self._next_alias = 1 + len(self._node)
+        for name in stations:
+            self._make_device(name)
         own: dict[str, Value] = {
             sparkplug.REBIRTH: False,
             "Properties/Software": "aprilcam",
@@ -72,18 +79,9 @@ class EdgeNode:
             "Properties/OS Version": platform.release(),
         }
         self._own = sparkplug.stamped(own, sparkplug.now_ms())
-        first: dict[str, Value] = {
-            **dict.fromkeys(sparkplug.DEVICE_METRICS),
-            **dict.fromkeys(COUNTERS.values(), 0),
-            **dict.fromkeys((sparkplug.PART_ID, sparkplug.JOB_ID, sparkplug.ANSWER), ""),
-            sparkplug.TRIGGER: False,
-        }
-        self._now: dict[str, Mapping[str, Reading]] = {
-            name: sparkplug.stamped(first, sparkplug.now_ms()) for name in self._devices
-        }
-        """What each station's metrics are, whether told or not."""
         self._topics = Topics("sparkplug")
-        self._lanes = MqttCommands(mqtt.model_copy(update={"prefix": self._topics.prefix}), commands, names, self._answered)
+        lanes = mqtt.model_copy(update={"prefix": self._topics.prefix})
+        self._lanes = MqttCommands(lanes, commands, list(self._devices), self._answered)
         self._commands = commands
         self._online = metrics.sparkplug.labels(config.edge_node_id)
         self._dropped = metrics.sparkplug_dropped.labels(config.edge_node_id)
@@ -110,6 +108,12 @@ class EdgeNode:
         self.trouble: str | None = "not connected yet"
         self._thread = threading.Thread(target=self._run, name="sparkplug", daemon=True)
 
+    def _make_device(self, name: str) -> None:
+        """Aliases are never those of a device before it, which a host may remember."""
+        self._devices[name] = sparkplug.definitions(sparkplug.DEVICE_METRICS, self._next_alias)
+        self._next_alias += len(sparkplug.DEVICE_METRICS)
+        self._now[name] = sparkplug.stamped(NOTHING_YET, sparkplug.now_ms())
+
     def start(self) -> None:
         """Begin to connect."""
         self._lanes.start()
@@ -125,6 +129,21 @@ class EdgeNode:
 
     # What the daemon hands over.
 
+    def add(self, station: str) -> None:
+        """There is another station: a device, which is born once its camera is there."""
+        with self._wake:
+            self._make_device(station)
+        self._lanes.add(station)
+
+    def remove(self, station: str) -> None:
+        """The station has gone: its device dies."""
+        self._lanes.remove(station)
+        with self._wake:
+            readings = self._now.pop(station, None)
+            if readings is not None and self._born:
+                self._waiting.append((station, {**readings, sparkplug.STATE: Reading(None, sparkplug.now_ms())}))
+                self._wake.notify_all()
+
     def state(self, state: StateOut) -> None:
         """A station's state is another."""
         self._guard(lambda: self._change(state.station, sparkplug.state_readings(state)))
@@ -139,13 +158,17 @@ class EdgeNode:
             readings = sparkplug.result_readings(result)
             counter = COUNTERS[result.verdict]
             timestamp_ms = readings["Result/Verdict"].timestamp_ms
+            if result.station not in self._now:
+                return  # it has gone
             count = self._now[result.station][counter].value
             readings[counter] = Reading(int(count or 0) + 1, timestamp_ms)
             self._change(result.station, readings)
 
     def _change(self, device: str, readings: Mapping[str, Reading]) -> None:
         with self._wake:
-            before = self._now[device]
+            before = self._now.get(device)
+            if before is None:
+                return  # it has gone
             changed = sparkplug.changes(before, readings)
             if not changed:
                 return
@@ -386,7 +409,7 @@ class EdgeNode:
 
     def _device_command(self, message: Incoming) -> None:
         device = message.topic.rpartition("/")[2]
-        if device not in self._devices:
+        if device not in self._now:
             self._refuse("DCMD", SparkplugError(f"no station is named {device[:80]!r}"))
             return
         try:

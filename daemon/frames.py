@@ -46,6 +46,12 @@ class NewestFrames:
             if (pixels := self._newest.get(station)) is not None:
                 self._newest[station] = pixels.copy()
 
+    def forget(self, station: str) -> None:
+        """The station has gone."""
+        with self._came:
+            self._newest.pop(station, None)
+            self._counts.pop(station, None)
+
     def last(self, station: str) -> Pixels | None:
         """A copy of the newest frame, None before the first."""
         with self._came:

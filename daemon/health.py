@@ -14,6 +14,7 @@ from daemon.ledger import Ledger
 from daemon.line import Line, StationView
 from daemon.outbox import outbox_totals
 from daemon.publisher import Publisher
+from daemon.reload import Reloader
 
 STUCK_S = 60.0
 """A part of the pipeline that makes no progress for so long is stuck: the daemon ends with exit 1 and is started again."""
@@ -22,9 +23,18 @@ STUCK_S = 60.0
 class Health:
     """Asked from any thread."""
 
-    def __init__(self, config: Config, version: str, ledger: Ledger, publisher: Publisher, lines: Mapping[str, Line]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        version: str,
+        ledger: Ledger,
+        publisher: Publisher,
+        lines: Mapping[str, Line],
+        reloader: Reloader,
+    ) -> None:
         """lines: filled while the daemon starts."""
         self._config = config
+        self._reloader = reloader
         self._version = version
         self._ledger = ledger
         self._publisher = publisher
@@ -45,7 +55,9 @@ class Health:
         publisher = self._publisher
         broker = {"connected": publisher.connected, "trouble": publisher.trouble, "tls": tls_use(self._config.mqtt)}
         told = {"stations": stations, "broker": broker, "warnings": exposures(self._config)}
-        return {**alive, "ready": self.ready()[0], **told, "alive": well}
+        told["configuration"] = self._reloader.view()
+        ready, detail = self.ready()
+        return {**alive, "ready": ready, "ledger": detail["ledger"], **told, "alive": well}
 
     @property
     def broker_trouble(self) -> str | None:
@@ -77,7 +89,8 @@ class Health:
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether every station can give verdicts."""
         views = self.views()
-        well = bool(views) and all(view.state in ("ContinuousExecution", "Halted") for view in views) and not self._ledger.failing
+        well = bool(views) and all(view.state in ("ContinuousExecution", "Halted") for view in views)
+        well = well and not self._ledger.failing and self.alive()[0]
         stations = {view.station: {"state": view.state, "reason": view.reason} for view in views}
         ledger = "failing: its disk takes no commit" if self._ledger.failing else "ok"
         return well, {"status": "ready" if well else "not ready", "stations": stations, "ledger": ledger}
@@ -86,7 +99,8 @@ class Health:
         """In one line, for systemd."""
         states = ", ".join(f"{view.station}: {view.state}" for view in self.views())
         ledger = "; ledger failing: disk full?" if self._ledger.failing else ""
-        return f"{states}; broker {'connected' if self._publisher.connected else 'away'}{ledger}"
+        file = "; the configuration file is refused: see the log" if self._reloader.refused else ""
+        return f"{states}; broker {'connected' if self._publisher.connected else 'away'}{ledger}{file}"
 
     def gauges(self, archive: Archive) -> Iterable[GaugeRow]:
         """Read at each scrape, on the HTTP thread."""

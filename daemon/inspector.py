@@ -128,11 +128,16 @@ class Inspector:
                 self._device.submit(self._finish_background)
         return future
 
+    def serve(self, stations: Sequence[Station]) -> None:
+        """Take frames of these from now on, from no batch to the next of two sets. A station that goes has no frame left."""
+        with self._taking:
+            self._stations = tuple(stations)
+
     def start(self, judge: Judge, stations: Sequence[Station], batching: Batching | None = None, lanes: int = 1) -> None:
         """Begin to inspect. batching: None: as it was made for. lanes: batches that are judged at the same time."""
         if batching is not None:
             self._max_batch, self._max_wait_s = batching.max_batch, batching.max_wait_s
-        self._stations = tuple(stations)
+        self.serve(stations)
         self._slice_s = self._last_slice_s = 0.0  # those before warmed the device up
         self._progress_s = [time.monotonic()] * lanes
         if lanes > 1:

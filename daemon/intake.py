@@ -41,7 +41,8 @@ class Intake:
         self._fire = fire
         self._replace_camera = replace_camera
         self._simulated = False
-        self._stopping = False
+        self._stopped: str | None = None
+        """Why no frame comes any more."""
         self._triggering = threading.Lock()
 
     def arrived(self, frame: Frame) -> None:
@@ -87,8 +88,8 @@ class Intake:
         station = self._station
         if not station.triggered:
             raise TriggerError(f'station {station.name}: its camera takes no software trigger. Set trigger = "software" for it')
-        if self._stopping:
-            raise TriggerError(f"station {station.name}: the daemon is stopping")
+        if self._stopped is not None:
+            raise TriggerError(f"station {station.name}: {self._stopped}")
         # Parts and triggers in the same order, whoever sends them.
         if not self._triggering.acquire(timeout=STALE_S):
             raise TriggerError(
@@ -120,14 +121,19 @@ class Intake:
             if self._station.forgive(part):
                 self._end(part, "no_frame", "the camera was lost before this frame came")
 
-    def stop(self) -> None:
-        """The cameras have been stopped: no frame comes any more. What waits for one, or for a name, waits no longer."""
-        self._stopping = True
+    def stop(self, why: str) -> None:
+        """The camera has been stopped: no frame comes any more. What waits for one, or for a name, waits no longer."""
+        self._stopped = why
         for part in self._station.parts():
             if self._station.forgive(part):
-                self._end(part, "stopped", "the daemon was stopped before this frame came")
+                self._end(part, "stopped", f"{why} before this frame came")
             part.hurried = True
         self._station.release_unnamed()
+
+    def end_all(self, detail: str) -> None:
+        """After `stop`: what has no result by now is `unknown: stopped`."""
+        for part in self._station.parts():
+            self._end(part, "stopped", detail)
 
     # Time.
 
@@ -137,15 +143,14 @@ class Intake:
         if len(part.tickets) > 1:
             return
         came_s = part.tickets[0].frame.arrived_s
-        if config.deadline_ms is not None:
-            self._alarms.at(came_s + config.deadline_ms / 1e3, lambda: self._overdue(part))
+        if (limit_ms := config.deadline_ms) is not None:
+            self._alarms.at(came_s + limit_ms / 1e3, lambda: self._overdue(part, limit_ms))
         if part.frames > 1 and not self._station.triggered:
             self._alarms.at(came_s + config.frame_timeout_ms / 1e3, lambda: self._missing(part))
         if part.identity is None and config.part_after_ms > 0:
             self._alarms.at(part.names_until_s, self._station.release_unnamed)
 
-    def _overdue(self, part: Part) -> None:
-        limit_ms = self._station.config.deadline_ms
+    def _overdue(self, part: Part, limit_ms: float) -> None:
         self._end(part, "deadline", f"not judged within {limit_ms:g} ms of its arrival", owed=True)
 
     def _missing(self, part: Part) -> None:
@@ -188,11 +193,17 @@ class Intakes:
 
     def trigger(self, station: str, identity: Identity) -> None:
         """Take a part's frames now. Raises TriggerError."""
-        self._intakes[station].trigger(identity)
+        self._of(station).trigger(identity)
 
     def identify(self, station: str, identity: Identity) -> bool:
         """Name a part; whether it had come already."""
-        return self._intakes[station].identify(identity)
+        return self._of(station).identify(identity)
+
+    def _of(self, station: str) -> Intake:
+        intake = self._intakes.get(station)
+        if intake is None:
+            raise TriggerError(f"station {station}: it was removed a moment ago")
+        return intake
 
 
 def _reason_of(fault: str) -> Reason:

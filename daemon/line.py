@@ -48,6 +48,10 @@ class Line:
         self._published: StateOut | None = None
         self._lock = threading.Lock()
 
+    def has_another_camera(self, supervisor: CameraSupervisor) -> None:
+        """The present one was stopped; its thread has ended."""
+        self.supervisor, self.restarts_seen = supervisor, 0
+
     @property
     def camera(self) -> CameraStatus:
         """How the camera is now."""

@@ -53,18 +53,43 @@ class MqttCommands:
         self._pattern = re.compile(re.escape(topics.prefix) + r"/([^/]+)/command/([^/]+)", re.DOTALL)
         self._lock = threading.Lock()
         self._bytes = 0
-        kinds = [(name, kind) for name in (*stations, "") for kind in ("", *PROMPT)]
-        self._lanes = {
-            (name, kind): _Lane(
-                f"{name} {kind}".strip(), self._handle, Allowance(config.triggers_per_s if kind else config.commands_per_s)
+        self._config = config
+        self._lanes: dict[tuple[str, str], _Lane] = {}
+        """Replaced whole: `receive` reads it on paho's thread."""
+        for name in (*stations, ""):
+            self._lanes |= self._lanes_of(name)
+        self._started = False
+
+    def _lanes_of(self, station: str) -> "dict[tuple[str, str], _Lane]":
+        config = self._config
+        return {
+            (station, kind): _Lane(
+                f"{station} {kind}".strip(), self._handle, Allowance(config.triggers_per_s if kind else config.commands_per_s)
             )
-            for name, kind in kinds
+            for kind in ("", *PROMPT)
         }
 
     def start(self) -> None:
         """Begin to do what comes."""
+        self._started = True
         for lane in self._lanes.values():
             lane.thread.start()
+
+    def add(self, station: str) -> None:
+        """There is another station."""
+        lanes = self._lanes_of(station)
+        if self._started:
+            for lane in lanes.values():
+                lane.thread.start()
+        self._lanes = {**self._lanes, **lanes}
+
+    def remove(self, station: str) -> None:
+        """The station has gone: commands to it that wait are answered so."""
+        gone = {key for key in self._lanes if key[0] == station}
+        lanes = self._lanes
+        self._lanes = {key: lane for key, lane in lanes.items() if key not in gone}
+        for key in gone:
+            lanes[key].retire()
 
     def stop(self) -> None:
         """Do no more; what waits is not answered."""
@@ -172,12 +197,12 @@ class _Lane:
         self.allowance = allowance
         self._tasks: deque[_Task] = deque()
         self._wake = threading.Condition()
-        self._stopping = False
+        self._stopping = self._retiring = False
         self.thread = threading.Thread(target=self._run, name=f"commands {name}", daemon=True)
 
     def put(self, task: _Task) -> bool:
         with self._wake:
-            if len(self._tasks) >= (WAITING if task.busy is None else WAITING + OVERFLOW):
+            if self._retiring or len(self._tasks) >= (WAITING if task.busy is None else WAITING + OVERFLOW):
                 return False
             self._tasks.append(task)
             self._wake.notify()
@@ -188,11 +213,17 @@ class _Lane:
             self._stopping = True
             self._wake.notify()
 
+    def retire(self) -> None:
+        """Do what waits, and end."""
+        with self._wake:
+            self._retiring = True
+            self._wake.notify()
+
     def _run(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._tasks or self._stopping)
-                if self._stopping:
+                self._wake.wait_for(lambda: self._tasks or self._stopping or self._retiring)
+                if self._stopping or not self._tasks:
                     return
                 task = self._tasks.popleft()
             try:

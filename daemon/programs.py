@@ -53,10 +53,11 @@ class Programs:
         finally:
             self._coming = None
 
-    def taught(self, recipe: str, taught: Taught | Untaught) -> None:
-        """What judges a recipe is new."""
+    def taught(self, recipe: RecipeConfig, taught: Taught | Untaught) -> None:
+        """What judges a recipe is new; it was made by these settings of it, which come with it."""
         with self._lock:
-            self._assign(recipe, lambda program: replace(program, taught=taught, override=self._store.override(recipe)))
+            override = self._store.override(recipe.name)
+            self._assign(recipe.name, lambda program: replace(program, recipe=recipe, taught=taught, override=override))
 
     def override_changed(self, recipe: str) -> None:
         """The threshold that was set for a recipe is another."""

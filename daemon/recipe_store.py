@@ -70,15 +70,34 @@ class RecipeStore:
         for name in self._made.keys() & self._configured.keys():
             log.warning("recipe %s: made at run time, and in the configuration file, whose settings count", name)
         self._hidden: dict[str, RecipeConfig] = {}
-        self._selected: dict[str, str] = {}
-        for station, recipe in selected:
+        self._selected = self._still_there(dict(selected))
+
+    def _still_there(self, selected: Mapping[str, str]) -> dict[str, str]:
+        """Of the selections those that count."""
+        found = {}
+        for station, recipe in selected.items():
             if station not in self._stations:
                 continue
             if recipe in self.recipes():
-                self._selected[station] = recipe
+                found[station] = recipe
             else:
                 own = self._stations[station]
                 log.warning("station %s: recipe %r was selected and is gone; it inspects by %r", station, recipe, own)
+        return found
+
+    def put(self, recipe: RecipeConfig) -> None:
+        """The configuration file has this recipe, or its settings are others now."""
+        self._configured[recipe.name] = recipe
+
+    def configure(self, configured: Sequence[RecipeConfig], stations: Mapping[str, str]) -> None:
+        """The configuration file has these recipes and stations now. A selected recipe goes before the file's, as ever.
+
+        Raises StoreError when the disk refuses.
+        """
+        _, selected, _, _ = self._ledger.ask(_read)
+        self._configured = {recipe.name: recipe for recipe in configured}
+        self._stations = dict(stations)
+        self._selected = self._still_there(dict(selected))
 
     # What there is.
 

@@ -104,7 +104,7 @@ class Recipes:
         with self._changing:
             self._store.get(recipe)
             if self._store.is_configured(recipe):
-                raise CommandError("refused", f"recipe {recipe!r} is of the configuration file. Delete it there, and restart")
+                raise CommandError("refused", f"recipe {recipe!r} is of the configuration file. Delete it there, and reload")
             if users := self._store.stations_of(recipe):
                 mend = "Select another recipe for it first"
                 raise CommandError("refused", f"recipe {recipe!r}: station {', '.join(users)} inspects by it. {mend}")
@@ -143,7 +143,8 @@ class Recipes:
                     raise _nothing_judges(recipe)
                 running.on_event(station, recipe, "recipe_prepared", {"bank": ready.bank.name if ready.bank else None})
                 self._store.select(station, recipe)
-                program = running.programs.give(station, wanted, builder.judging)
+                # Its settings as they are now: a reload may have changed them, and what judges it, meanwhile.
+                program = running.programs.give(station, self._store.get(recipe), builder.judging)
             builder.drop_unused()
             bank = program.bank.name if program.bank else None
             running.on_event(station, recipe, "recipe_selected", {"bank": bank, "threshold": program.threshold})

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
@@ -24,6 +25,7 @@ from daemon.announcer import Announcer
 from daemon.archive import REASONS, Archive
 from daemon.banks import Banks
 from daemon.builder import Builder
+from daemon.checks import check
 from daemon.command_parts import Parts
 from daemon.commands import Commands
 from daemon.device import choose_batching, load_detector
@@ -32,14 +34,14 @@ from daemon.edge_node import EdgeNode
 from daemon.evidence import Evidence
 from daemon.exposure import exposures
 from daemon.finisher import Finisher
-from daemon.frame import Frame
+from daemon.floor import Floor, Surroundings
 from daemon.frames import NewestFrames
 from daemon.health import Health
 from daemon.inspector import Inspector
-from daemon.intake import Intake, Intakes
+from daemon.intake import Intakes
 from daemon.late import LateJudgements
 from daemon.ledger import Ledger
-from daemon.line import Line
+from daemon.line import STOPPED
 from daemon.losses import Losses
 from daemon.marks import Marks
 from daemon.mqtt_commands import MqttCommands
@@ -51,9 +53,10 @@ from daemon.presets import load_preset
 from daemon.programs import Programs
 from daemon.recipe_store import RecipeStore
 from daemon.recipes import Recipes, Running
+from daemon.refit import Refit
+from daemon.reload import Reloader
 from daemon.shots import Shots
-from daemon.station import Program, Station, Taught, Ticket, Untaught
-from daemon.supervisor import CameraStatus, CameraSupervisor
+from daemon.station import Taught, Ticket, Untaught
 from daemon.teacher import Teacher
 from daemon.web.api import Api
 from daemon.web.app import HttpServer, create_app
@@ -64,7 +67,6 @@ from model.errors import ModelError
 log = logging.getLogger(__name__)
 
 VERSION = version("aprilcam")
-STOPPED = "the daemon was stopped"
 STOP_LIMIT_S = 25.0
 FORGET_EVERY_S = 60.0
 IMPATIENT_S = 1.0
@@ -91,7 +93,8 @@ class _StoppedEarly(Exception):
 class Service:
     """Everything that runs in the daemon process."""
 
-    def __init__(self, config: Config, config_path: Path, observer: Observer) -> None:
+    def __init__(self, config: Config, config_path: Path, observer: Observer, read: Callable[[], Config]) -> None:
+        """config: as `read` gave it, which reads the file again at a reload and raises ConfigError."""
         self.config = config
         self.metrics = Metrics(VERSION)
         self.frames = NewestFrames()
@@ -100,14 +103,13 @@ class Service:
         self._base = config_path.resolve().parent
         self._observer = observer
         self._notifier = Notifier()
+        self._reloader = Reloader(config, config_path, read, lambda own: check(own, config_path), self._notifier)
         self._stop = threading.Event()
         self._signalled_s: float | None = None
         self._reload = False
         self._forgetting: Future[int] | None = None
         self._forget_s = 0.0
-        self._stations: dict[str, Station] = {}
-        self._lines: dict[str, Line] = {}
-        self._intakes: dict[str, Intake] = {}
+        self._floor = Floor(self.metrics, self.frames, self._release)
         self._inspector: Inspector | None = None
         self._running = ExitStack()
         self.http_url = ""
@@ -117,8 +119,8 @@ class Service:
     def start(self) -> None:
         """Bring everything up: state folder, HTTP, model, banks, broker, cameras. Returns once each camera has been tried.
 
-        SIGINT and SIGTERM end it early, and `run` then returns at once. SIGHUP makes it look at renewed certificates; of a
-        terminal that is closed it ends it. Raises ConfigError, StoreError, AddressError and
+        SIGINT and SIGTERM end it early, and `run` then returns at once. SIGHUP makes `run` read the configuration file again and
+        look at renewed certificates; of a terminal that is closed it ends it. Raises ConfigError, StoreError, AddressError and
         ModelError; what was started by then is stopped again.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -148,10 +150,10 @@ class Service:
         stack.callback(self.ledger.close)
         stack.callback(self._count_outbox)
         self._store = RecipeStore(store, self.ledger, config.recipes, {own.name: own.recipe for own in config.stations})
-        names = [station.name for station in config.stations]
+        floor, names = self._floor, [station.name for station in config.stations]
         inbox = MqttCommands(config.mqtt, self.commands, names, lambda reply: self._announcer.publisher.reply(reply))
-        self._announcer = Announcer(config.mqtt, VERSION, self.ledger, self.metrics, inbox, losses, self._stations, self._lines)
-        self.health = Health(config, VERSION, self.ledger, self._announcer.publisher, self._lines)
+        self._announcer = Announcer(config.mqtt, VERSION, self.ledger, self.metrics, inbox, losses, floor.stations, floor.lines)
+        self.health = Health(config, VERSION, self.ledger, self._announcer.publisher, floor.lines, self._reloader)
         api = Api(self.commands, Guard(config.http, self._config_path), self.health.status)
         # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.
         http = HttpServer(config.http, create_app(self.metrics.text, self.health.alive, self.health.ready, [api.mount()]))
@@ -174,17 +176,17 @@ class Service:
         self.marks = Marks(self.ledger, self.archive)
         stack.callback(self.archive.close)
         self._late = LateJudgements(self.ledger)
-        self._overlays = Overlays(self._announcer.overlay, self.metrics.overlay)
+        self._overlays = Overlays(self._announcer.overlay, self._overlay_ended)
         stack.callback(self._overlays.close)
-        self._finisher = Finisher(
+        self._finisher = finisher = Finisher(
             self._announcer.topics,
             on_error=self.metrics.finish_errors.inc,
             archive=self.archive,
             on_late=self._judged_late,
             overlays=self._overlays,
         )
-        self._alarms = Alarms()
-        stack.callback(self._alarms.stop)
+        alarms = Alarms()
+        stack.callback(alarms.stop)
         self._inspector = inspector = Inspector(
             self._finisher,
             on_batch=self.metrics.batch.observe,
@@ -197,34 +199,40 @@ class Service:
         stack.callback(self._settle)
         stack.callback(inspector.stop)
         detector = inspector.on_device(load_detector, config, spec, self._progress)
-        self._batching = inspector.on_device(choose_batching, config, detector, self._progress)
-        self._lanes = detector.extractor.callers
+        batching = inspector.on_device(choose_batching, config, detector, self._progress)
+        lanes = detector.extractor.callers
+        # One for the frame that commands may ask for, beside those that are on their way.
+        beside = (1 + lanes) * batching.max_batch + 3
+        around = Surroundings(self.ledger, self._announcer, finisher, alarms, inspector, inbox, beside)
         self._make_teacher(detector, inspector)
         stack.callback(self._builder.stop)
-        self._make_stations()
+        recipes = {station: self._store.get(recipe) for station, recipe in self._store.stations().items()}
+        floor.place(config, names, recipes, self.ledger)
         for recipe in self._store.recipes():
             self._start_recipe(self._store.get(recipe), detector)
-        self._make_lines(inspector)
+        floor.open(config, names, around)
         self.metrics.scrape_with(partial(self.health.gauges, self.archive))
-        inspector.start(detector, [line.station for line in self._lines.values()], self._batching, self._lanes)
-        for line in self._lines.values():
-            line.supervisor.start()
+        inspector.start(detector, list(floor.stations.values()), batching, lanes)
+        floor.start(names)
         self._builder.start()
-        stack.callback(self._stop_cameras)
-        drops = DropFolders({recipe.name: recipe.drop for recipe in config.recipes if recipe.drop}, self.commands)
-        self.commands.open(Parts(self.teacher, self._recipes, Evidence(self.archive, self.marks), Intakes(self._intakes)))
+        stack.callback(lambda: floor.close(list(floor.lines), STOPPED))
+        drops = DropFolders(self.commands)
+        self.commands.open(Parts(self.teacher, self._recipes, Evidence(self.archive, self.marks), Intakes(floor.intakes)))
         stack.callback(self.commands.close)
         stack.callback(self.frames.close)
-        drops.start()
+        drops.watch({recipe.name: recipe.drop for recipe in config.recipes if recipe.drop})
         stack.callback(drops.stop)
-        for tried in (*(line.tried for line in self._lines.values()), self._announcer.publisher.attempted):
+        refit = Refit(floor, around, self._store, self.teacher, self._builder, self._programs, drops, self.metrics)
+        self._reloader.start(refit.apply)
+        stack.callback(self._reloader.stop)
+        for tried in (*(line.tried for line in floor.lines.values()), self._announcer.publisher.attempted):
             while not tried.wait(0.05) and not self._stop.is_set():
                 pass
 
     def _make_teacher(self, detector: Detector, inspector: Inspector) -> None:
         folder, store, announcer = self.config.store.path, self._store, self._announcer
         shots, banks = Shots(folder, self.ledger), Banks(folder, self.ledger, announcer.bank_corrupt)
-        programs = Programs(store, self._stations, announcer.state, announcer.station_event)
+        programs = Programs(store, self._floor.stations, announcer.state, announcer.station_event)
         self._builder = Builder(
             folder,
             shots,
@@ -243,45 +251,6 @@ class Service:
         self._programs = programs
         self._recipes = Recipes(store, shots, banks, knows_words=detector.knows_text, running=running)
 
-    def _make_stations(self) -> None:
-        recipes = self._store.stations()
-        for own in self.config.stations:
-            program = Program(self._store.get(recipes[own.name]))
-            config = self.config
-            station = Station(
-                own,
-                program,
-                config.takes_every_frame(own),
-                self.ledger.submit,
-                config.software_triggered(own),
-                self._release,
-            )
-            self._stations[own.name] = station
-            self.metrics.add_station(own.name, program.recipe.name)
-
-    def _make_lines(self, inspector: Inspector) -> None:
-        for name, station in self._stations.items():
-            camera = self.config.camera(station.config.camera)
-            # One for the frame that commands may ask for, beside those that are on their way.
-            slots = station.config.queue_frames + (1 + self._lanes) * self._batching.max_batch + 3
-            supervisor = CameraSupervisor(
-                camera,
-                on_frame=partial(self._arrived, name, slots),
-                on_change=partial(self._camera_changed, name),
-                slots=slots,
-            )
-            self._intakes[name] = Intake(
-                station,
-                self._finisher,
-                self._alarms,
-                count=partial(self.metrics.frame, name),
-                notify=inspector.notify,
-                fire=supervisor.trigger,
-                replace_camera=supervisor.replace,
-            )
-            self._lines[name] = Line(station, supervisor)
-            self._announcer.state(name, quietly=True)
-
     def _start_recipe(self, recipe: RecipeConfig, detector: Detector) -> None:
         """Its shots, and where a station has it, what judges it; one recipe's trouble is not the others'."""
         self.metrics.add_recipe(recipe.name)
@@ -299,10 +268,10 @@ class Service:
         except Exception as error:
             if isinstance(error, AprilcamError | ModelError):
                 log.error("recipe %s: no bank: %s", recipe.name, error)  # noqa: TRY400 - the message says it all
-                self._programs.taught(recipe.name, Untaught(str(error)))
+                self._programs.taught(recipe, Untaught(str(error)))
                 return
             log.exception("recipe %s: no bank", recipe.name)
-            self._programs.taught(recipe.name, Untaught(f"{type(error).__name__}: {error}"))
+            self._programs.taught(recipe, Untaught(f"{type(error).__name__}: {error}"))
 
     def run(self) -> int:
         """Wait for SIGINT or SIGTERM while feeding the watchdog. The exit code."""
@@ -321,6 +290,7 @@ class Service:
             if self._reload:
                 self._reload = False
                 self._announcer.publisher.reload()
+                self._reloader.reload()
         return 1 if self.health.broken else 0
 
     def _forget_results(self) -> None:
@@ -361,15 +331,6 @@ class Service:
         limit.cancel()
         self._notifier.close()
 
-    def _stop_cameras(self) -> None:
-        stoppers = [threading.Thread(target=line.supervisor.stop, args=(3.0,)) for line in self._lines.values()]
-        for stopper in stoppers:
-            stopper.start()
-        for stopper in stoppers:
-            stopper.join()
-        for intake in self._intakes.values():
-            intake.stop()
-
     def _count_outbox(self) -> None:
         self.outbox_left = self.ledger.call(outbox_totals).result().rows
 
@@ -382,20 +343,19 @@ class Service:
         self.health.broken = reason
         self._stop.set()
 
-    # Frames in, results out.
-
-    def _arrived(self, name: str, ring_slots: int, frame: Frame) -> None:
-        """On the camera supervisor's thread."""
-        self.frames.see(name, frame, ring_slots)
-        self.metrics.lost_frames.labels(name).inc(frame.lost)
-        self._intakes[name].arrived(frame)
+    # Results out.
 
     def _release(self, result_id: str) -> None:
         self.archive.release(result_id)
         self._overlays.release(result_id)
 
+    def _overlay_ended(self, station: str, outcome: str) -> None:
+        if station in self._floor.stations:  # else its series would come back
+            self.metrics.overlay(station, outcome)
+
     def _judged_late(self, ticket: Ticket, outcome: Outcome) -> None:
-        self.metrics.late.labels(ticket.station.name).inc()
+        if ticket.station.name in self._floor.stations:
+            self.metrics.late.labels(ticket.station.name).inc()
         self._late.add(ticket, outcome)
 
     def _committed(self, results: list[ResultOut]) -> None:
@@ -406,19 +366,7 @@ class Service:
         for result in results:
             self._observer.result(result)
 
-    # State.
-
-    def _camera_changed(self, name: str, status: CameraStatus) -> None:
-        """On the camera supervisor's thread."""
-        line = self._lines[name]
-        self.metrics.camera_restarts.labels(line.station.name).inc(status.restarts - line.restarts_seen)
-        line.restarts_seen = status.restarts
-        if not status.connected:
-            self.frames.let_go(name)
-            self._intakes[name].camera_lost()
-        if status.reason != "starting":
-            line.tried.set()
-        self._announcer.state(name)
+    # What commands ask.
 
     def recipes(self) -> list[str]:
         """Names."""
@@ -426,4 +374,4 @@ class Service:
 
     def stations(self) -> dict[str, str]:
         """Each station's recipe."""
-        return {name: station.program.recipe.name for name, station in list(self._stations.items())}
+        return self._floor.recipes()

@@ -130,6 +130,13 @@ class Teacher:
             recipe, lambda what, done, total: progress(f"recipe {recipe.name}: {what}", done, total)
         )
 
+    def start_anew(self, recipe: RecipeConfig, progress: Progress) -> Taught | Untaught:
+        """`start` for a recipe whose settings in the file are others than those it judges by."""
+        self._take_folder(recipe, progress)
+        return self._needs_builder().teach_anew(
+            recipe, lambda what, done, total: progress(f"recipe {recipe.name}: {what}", done, total)
+        )
+
     def start_idle(self, recipe: RecipeConfig, progress: Progress) -> None:
         """The same for a recipe that no station has: its bank is built in the background, where it is to be built."""
         self._take_folder(recipe, progress)

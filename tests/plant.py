@@ -68,8 +68,8 @@ class TestPlant:
             self.store, {"press": self.station}, lambda _: self.told.append(self.station.program), heard
         )
 
-        def swap(recipe: str, taught: Taught | Untaught) -> None:
-            self.taught[recipe] = taught
+        def swap(recipe: RecipeConfig, taught: Taught | Untaught) -> None:
+            self.taught[recipe.name] = taught
             programs.taught(recipe, taught)
 
         self.builder = Builder(

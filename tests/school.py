@@ -57,7 +57,7 @@ class School:
         recipe: RecipeConfig = RECIPE,
         detector: Detector | None = None,
         at: At = nowhere,
-        on_taught: Callable[[str, Taught | Untaught], None] = lambda *_: None,
+        on_taught: Callable[[RecipeConfig, Taught | Untaught], None] = lambda *_: None,
         **archive: Any,
     ) -> None:
         """archive: settings of the archive whose marks refine the threshold."""
@@ -76,9 +76,9 @@ class School:
             folder, self.ledger, lambda _recipe, bank, why: self._heard("", "bank_corrupt", {"bank": bank, "why": why}), at
         )
 
-        def swap(name: str, taught: Taught | Untaught) -> None:
+        def swap(recipe: RecipeConfig, taught: Taught | Untaught) -> None:
             self.told.append(taught)
-            on_taught(name, taught)
+            on_taught(recipe, taught)
 
         self.builder = Builder(
             folder,

@@ -297,7 +297,7 @@ def test_no_frame_is_lost_over_fifty_swaps_and_each_is_judged_by_one_bank(tmp_pa
     finisher = Finisher(Topics("t"))
     stations: list[Station] = []
 
-    def swap(_recipe: str, taught: Taught | Untaught) -> None:
+    def swap(_recipe: RecipeConfig, taught: Taught | Untaught) -> None:
         for station in stations:
             station.program = replace(station.program, taught=taught)
 

@@ -18,8 +18,8 @@ from tests.plant import TestPlant, picture
 def folder(tmp_path: Path, plant: TestPlant) -> Iterator[Path]:
     folder = tmp_path / "drop"
     folder.mkdir()
-    drops = DropFolders({"disc": folder}, plant.commands)
-    drops.start()
+    drops = DropFolders(plant.commands)
+    drops.watch({"disc": folder})
     yield folder
     drops.stop()
 

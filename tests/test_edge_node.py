@@ -366,8 +366,31 @@ def test_stations_may_report_from_many_threads(node: Node, host: Host) -> None:
 
 def test_a_failure_of_its_own_is_counted_and_nothing_is_raised(host: Host, broker: Broker, make: MakePlant) -> None:
     node = Node(make(), broker.port)
-    node.edge.results([result(1, "a station that was never told"), result(1)])
+    node.edge.results([result(1).model_copy(update={"verdict": "neither"}), result(1)])
     node.edge.state(state())
     wait_value(host, "Counters/Pass", 1)
     assert node.counted("failures_total") == 1
+    node.stop()
+
+
+def test_stations_come_and_go_as_devices(host: Host, broker: Broker, make: MakePlant) -> None:
+    node = Node(make(), broker.port)
+    for station in ("press", "oven"):
+        node.edge.state(state(station=station))
+    wait_for(lambda: set(host.check().devices) == {"press", "oven"}, "both births")
+    node.edge.remove("oven")
+    wait_for(lambda: set(host.check().devices) == {"press"}, "the death of one")
+    node.edge.state(state(station="oven"))
+    node.edge.results([result(1, "oven")])
+    node.edge.add("mill")
+    node.edge.state(state(station="mill"))
+    node.edge.results([result(1, "mill")])
+    wait_value(host, "Counters/Pass", 1, "mill")
+    node.edge.add("oven")
+    node.edge.state(state(station="oven"))
+    wait_for(lambda: set(host.check().devices) == {"press", "oven", "mill"}, "its second birth")
+    host.rebirth()
+    wait_for(lambda: set(host.check().devices) == {"press", "oven", "mill"} and len(host.births) == 2, "the births anew")
+    assert host.kinds.count("DDEATH oven") == 1
+    assert node.counted("failures_total") == 0
     node.stop()

@@ -88,7 +88,7 @@ class Post:
         return rows
 
     def close(self) -> None:
-        self.intake.stop()
+        self.intake.stop("the daemon was stopped")
         self.inspector.stop()
         self.finisher.close()
         self.alarms.stop()

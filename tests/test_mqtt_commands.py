@@ -259,3 +259,24 @@ def test_a_trigger_does_not_wait_for_a_registration_and_an_old_one_is_not_fired(
     error = json.loads(told[0].payload)["error"]
     assert error["code"] == "busy"
     assert "Nothing was triggered" in error["message"]
+
+
+def test_stations_come_and_go_and_no_command_stays_without_an_answer(plant: TestPlant) -> None:
+    replies: list[dict[str, Any]] = []
+    inbox = MqttCommands(
+        MqttConfig(prefix="plant"), plant.commands, ["press"], lambda reply: replies.append(json.loads(reply.payload))
+    )
+
+    def send(station: str) -> None:
+        inbox.receive(Incoming(f"plant/{station}/command/shots", b'{"recipe": "disc"}', retained=False))
+
+    for _ in range(3):
+        send("press")
+    inbox.remove("press")  # before its lane had the time
+    inbox.start()
+    inbox.add("mill")
+    send("mill")
+    send("press")
+    wait_for(lambda: len(replies) == 2, "the answers of those that are there")
+    inbox.stop()
+    assert {reply["error"]["code"] if reply["error"] else None for reply in replies} <= {None, "unknown_station"}

@@ -76,7 +76,7 @@ def test_a_bank_that_comes_while_a_station_changes_to_its_recipe_is_the_one_it_g
         swaps: list[Future[None]] = []
 
         def judging(recipe: str) -> Taught | Untaught:
-            swaps.append(pool.submit(plant.programs.taught, recipe, new))
+            swaps.append(pool.submit(plant.programs.taught, plant.store.get(recipe), new))
             wait([swaps[0]], 0.3)  # it would be done by now if it could
             return old
 

@@ -60,7 +60,9 @@ class HttpServer:
         host = f"[{config.host}]" if family == socket.AF_INET6 else config.host
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         self._server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+            uvicorn.Config(
+                app, log_config=None, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2
+            )
         )
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="http", daemon=True)
 

@@ -74,11 +74,12 @@ shots = "shots"
         )
         self.log = folder / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.module = "daemon.cli"
 
-    def start(self, **environment: str) -> None:
-        """Start the process; returns at once."""
+    def start(self, *options: str, **environment: str) -> None:
+        """Start the process; returns at once. options: of `aprilcam run`."""
         shutil.copytree(CACHE, self.state / "cache", dirs_exist_ok=True)
-        command = [sys.executable, "-m", "daemon.cli", "run", "--config", str(self.config)]
+        command = [sys.executable, "-m", self.module, "run", "--config", str(self.config), *options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **environment}

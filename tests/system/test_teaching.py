@@ -41,7 +41,8 @@ def line(tmp_path: Path) -> Iterator[Line]:
 def test_a_shot_registered_while_the_line_runs_judges_it_soon_and_is_told(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signal.signal", lambda *_: None)  # the daemon's handlers are not the test's
     observer = Quiet()
-    service = Service(load_config(line.daemon.config), line.daemon.config, observer)
+    path = line.daemon.config
+    service = Service(load_config(path), path, observer, lambda: load_config(path))
     service.start()
     try:
         wait_for(lambda: len(observer.results) > 5, "the line to run")
