@@ -8,8 +8,8 @@ from demo.dashboards.panels import DATASOURCE, Panel
 
 TAG = "aprilcam"
 _KEEP = "&var-datasource=${datasource}&${__url_time_range}"
-STATION_LINK = "/d/aprilcam-station?var-instance=${instance}&var-station=${__data.fields.station}" + _KEEP
-LINE_LINK = "/d/aprilcam-line?var-instance=${__data.fields.daemon}" + _KEEP
+STATION_LINK = "/d/aprilcam-station?var-instance=${instance}&var-station=${__value.text}" + _KEEP
+LINE_LINK = "/d/aprilcam-line?var-instance=${__value.text}" + _KEEP
 
 
 class Board:

@@ -47,7 +47,9 @@ class Box:
 
     def frame(self, title: str) -> None:
         """The panel's ground and its title."""
-        ground = Rectangle((self.x, self.y), self.w, self.h, facecolor=PANEL, edgecolor=LINE, transform=self.figure.transFigure)
+        ground = Rectangle(
+            (self.x, self.y), self.w, self.h, facecolor=PANEL, edgecolor=LINE, transform=self.figure.transFigure, zorder=-1
+        )
         self.figure.add_artist(ground)
         self.text(8, self.height - 16, title, size=8.5, weight="bold")
 
@@ -56,7 +58,7 @@ class Box:
         x, y = self.x + x_px / self.width * self.w, self.y + y_px / self.height * self.h
         self.figure.text(x, y, words, color=color, fontsize=size, va=style.pop("va", "center"), **style)
 
-    def axes(self, left_px: float, bottom_px: float, right_px: float = 12, top_px: float = 34) -> Axes:
+    def axes(self, left_px: float, bottom_px: float, right_px: float = 20, top_px: float = 34) -> Axes:
         """A plot within those margins."""
         inner = (self.width - left_px - right_px) / self.width * self.w, (self.height - bottom_px - top_px) / self.height * self.h
         where = (self.x + left_px / self.width * self.w, self.y + bottom_px / self.height * self.h, *inner)
@@ -131,7 +133,7 @@ def _time_axis(axes: Axes, span: tuple[float, float]) -> None:
     axes.xaxis.set_major_locator(dates.HourLocator(interval=1))
 
 
-def _number(box: Box, panel: dict[str, Any], answers: Answers, span: tuple[float, float]) -> None:
+def _number(box: Box, panel: dict[str, Any], answers: Answers, _: tuple[float, float]) -> None:
     answer = answers[0][1]
     words, color = panel["fieldConfig"]["defaults"]["noValue"], FAINT
     if answer:
@@ -147,7 +149,9 @@ def _curves(box: Box, panel: dict[str, Any], answers: Answers, span: tuple[float
     if not lines:
         box.nothing(panel)
         return
-    axes = box.axes(56, 22 + LEGEND_PX * math.ceil(len(lines) / max(1, box.width // 150)))
+    words = [f"{name}   Last: {shown(float(values[-1][1]), unit, None)}" for name, values in lines]
+    columns = int(min(len(lines), max(1, box.width // (46 + 5.4 * max(len(text) for text in words)))))
+    axes = box.axes(56, 26 + LEGEND_PX + 15 * (math.ceil(len(lines) / columns) - 1))
     step_s = min((b[0] - a[0] for _, values in lines for a, b in pairwise(values)), default=0)
     top = float(custom.get("axisSoftMax") or 0)
     for index, (name, values) in enumerate(lines):
@@ -161,8 +165,7 @@ def _curves(box: Box, panel: dict[str, Any], answers: Answers, span: tuple[float
             numbers.append(float(text))
         color = NAMED[field["color"]["fixedColor"]] if "fixedColor" in field["color"] else PALETTE[index % len(PALETTE)]
         style = DASHES[field.get("custom.lineStyle", {"fill": "solid"})["fill"]]
-        last = shown(numbers[-1], unit, None)
-        axes.plot(_moments(times), numbers, color=color, linewidth=1.3, linestyle=style, label=f"{name}   Last: {last}")
+        axes.plot(_moments(times), numbers, color=color, linewidth=1.3, linestyle=style, label=words[index])
         top = max(top, *(number for number in numbers if math.isfinite(number)), 1e-9)
     if (custom.get("thresholdsStyle") or {}).get("mode") == "dashed":
         for step in defaults["thresholds"]["steps"]:
@@ -171,10 +174,9 @@ def _curves(box: Box, panel: dict[str, Any], answers: Answers, span: tuple[float
     axes.set_ylim(0, top * 1.08)
     axes.grid(color=LINE, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.set_yticks(_ticks(top * 1.08, unit))
     axes.yaxis.set_major_formatter(lambda value, _: shown(value, unit, None) if value or unit != "s" else "0 s")
     _time_axis(axes, span)
-    columns = int(min(len(lines), max(1, box.width // 150)))
     place = {"loc": "lower left", "bbox_to_anchor": (box.x + 4 / box.width * box.w, box.y), "ncols": columns}
     axes.legend(
         **place,
@@ -185,6 +187,14 @@ def _curves(box: Box, panel: dict[str, Any], answers: Answers, span: tuple[float
         handlelength=2.2,
         columnspacing=1.2,
     )
+
+
+def _ticks(top: float, unit: str) -> list[float]:
+    """Round ones in the size in which they are written."""
+    sizes = {"bytes": (2**30, 2**20, 2**10), "s": (86400, 3600, 60)}.get(unit, ())
+    size = next((size for size in sizes if top >= size), 1)
+    ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top / size)
+    return [float(tick) * size for tick in ticks if tick * size <= top]
 
 
 def _buckets(answer: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -219,7 +229,7 @@ def _heat(box: Box, panel: dict[str, Any], answers: Answers, span: tuple[float, 
     _time_axis(axes, span)
 
 
-def _bars(box: Box, panel: dict[str, Any], answers: Answers, span: tuple[float, float]) -> None:
+def _bars(box: Box, panel: dict[str, Any], answers: Answers, _: tuple[float, float]) -> None:
     target, answer = answers[0]
     defaults = panel["fieldConfig"]["defaults"]
     pairs = [(label(target, series["metric"]), float(series["value"][1])) for series in answer]
@@ -280,9 +290,10 @@ def _timeline(box: Box, panel: dict[str, Any], answers: Answers, span: tuple[flo
         x_px += 26 + 6.2 * len(words)
 
 
-def _rows(box: Box, panel: dict[str, Any], answers: Answers, span: tuple[float, float]) -> None:
+def _rows(box: Box, panel: dict[str, Any], answers: Answers, _: tuple[float, float]) -> None:
     organize = next(item["options"] for item in panel["transformations"] if item["id"] == "organize")
-    names: dict[str, str] = organize["renameByName"]
+    order = sorted(organize["renameByName"], key=organize["indexByName"].__getitem__)
+    names: dict[str, str] = {name: organize["renameByName"][name] for name in order}
     keys = [name for name in names if not name.startswith("Value #")]
     cells: dict[tuple[str, ...], dict[str, float]] = {}
     for target, answer in answers:

@@ -27,14 +27,14 @@ THRESHOLD = 0.62
 
 @dataclass(frozen=True)
 class Events:
-    """Hours before the end, (from, to): what each daemon, and its first stations, go through."""
+    """Hours before the end, (from, to): what the daemons go through."""
 
     lunch: tuple[float, float] = (3.2, 2.7)
     """All stand still."""
     burst: tuple[float, float] = (2.1, 1.5)
-    """The first station fails a third of its parts."""
+    """The first daemon's first station fails a third of its parts."""
     camera: tuple[float, float] = (4.6, 4.2)
-    """The second station's camera is away."""
+    """The first daemon's second station has no camera."""
     broker: tuple[float, float] = (1.2, 0.7)
     """The second daemon's broker is away."""
     gone: tuple[float, float] = (5.2, 4.9)
@@ -91,7 +91,8 @@ class Daemon:
         away = self._during(times, self._events.broker) & (self.number == 1)
         yield from self._machine(times, away, put)
         parts = self.random.poisson(self._busy(times) * self.step_s)
-        no_camera = self._during(times, self._events.camera)[:, None] & (np.arange(len(self.stations)) == 1)[None, :]
+        second = (np.arange(len(self.stations)) == 1) & (self.number == 0)
+        no_camera = self._during(times, self._events.camera)[:, None] & second[None, :]
         parts = np.where(no_camera, 0, parts)
         yield from self._judged(times, parts, put)
         yield from self._cameras(times, parts, no_camera, put)
@@ -115,10 +116,10 @@ class Daemon:
         yield from self._histogram("aprilcam_publish_seconds", {}, SECONDS, self._sum("publish", sent), put)
 
     def _judged(self, times: Floats, parts: NDArray[np.int64], put: Put) -> Iterator[str]:
-        first = np.arange(len(self.stations)) == 0
+        first = (np.arange(len(self.stations)) == 0) & (self.number == 0)
         risk = np.where(self._during(times, self._events.burst)[:, None] & first[None, :], 0.33, 0.01)
         risk = risk + 0.004 * (np.arange(len(self.stations)) % 4)[None, :]
-        unknown = self.random.binomial(parts, 0.002)
+        unknown = self.random.binomial(parts, 0.0015)
         failed = self.random.binomial(parts - unknown, risk)
         passed = parts - unknown - failed
         reasons = self.random.multinomial(unknown, [0.6, 0.25, 0.15])

@@ -7,7 +7,7 @@ from demo.dashboards.queries import RANGE, RATE
 
 DAEMON = 'instance="$instance"'
 WHERE = 'instance="$instance",station=~"$station"'
-MIN_STEP = "2m"
+MIN_STEP = "5m"
 """A ratio over fewer parts says nothing."""
 
 
@@ -165,15 +165,17 @@ def _speed(board: Board) -> None:
             "From frame to finished judgement: one part in twenty takes longer.",
             [(queries.quantile(0.95, "aprilcam_latency_seconds", f'{WHERE},stage="total"', "station", RATE), "{{station}}")],
             "s",
+            min_step="2m",
             no_value=panels.NO_PARTS,
             size=(8, 8),
         ),
         panels.curves(
             "Frames waiting",
             "In each station's queue. One that grows is more than this machine can judge.",
-            [(f"max by (station) (aprilcam_queue_depth{{{WHERE}}})", "{{station}}")],
+            [(f"max by (station) (max_over_time(aprilcam_queue_depth{{{WHERE}}}[{RATE}]))", "{{station}}")],
             most=5,
             no_value="daemon away",
+            min_step="1m",
             size=(8, 8),
         ),
         panels.curves(
@@ -182,6 +184,7 @@ def _speed(board: Board) -> None:
             [(queries.per_minute("aprilcam_frames_total", lost, "outcome"), "{{outcome}}")],
             most=1,
             no_value="no station yet",
+            min_step=MIN_STEP,
             size=(8, 8),
         ),
         panels.curves(
@@ -201,17 +204,20 @@ def _speed(board: Board) -> None:
             ],
             "s",
             no_value="nothing was delivered in this time",
+            min_step="2m",
             size=(8, 8),
         ),
         panels.curves(
-            "Camera trouble an hour",
-            "Camera processes started again, and frames that a camera numbered and that never arrived.",
+            "Camera trouble",
+            "Camera processes started again, and frames that a camera numbered and that never arrived: how many in ten minutes "
+            "(of a longer time: in each step).",
             [
-                (f"60 * {queries.per_minute('aprilcam_camera_restarts_total', WHERE, 'station')}", "{{station}}: restarts"),
-                (f"60 * {queries.per_minute('aprilcam_lost_frames_total', WHERE, 'station')}", "{{station}}: lost frames"),
+                (queries.count("aprilcam_camera_restarts_total", WHERE, "station"), "{{station}} restarts"),
+                (queries.count("aprilcam_lost_frames_total", WHERE, "station"), "{{station}} lost"),
             ],
             most=5,
             no_value="no station yet",
+            min_step="10m",
             size=(8, 8),
         ),
     )

@@ -38,6 +38,11 @@ def unknown_ratio(where: str, by: str, window: str) -> str:
     return f"clamp_min(1 - {judged} / ({parts(where, by, window)} > 0), 0)"
 
 
+def count(metric: str, where: str, by: str) -> str:
+    """How often something happened, in each step of a curve."""
+    return total(metric, where, by, RATE)
+
+
 def quantile(share: float, metric: str, where: str, by: str, window: str) -> str:
     """Of a histogram; nothing where nothing was observed."""
     labels = f"{by}, le" if by else "le"
@@ -56,4 +61,4 @@ def state(where: str) -> str:
 def daemon_state(where: str) -> str:
     """GONE ... RUNNING for each instance: a daemon that cannot be scraped still has its `up`."""
     up, broker = f"max by (instance) (up{{{where}}})", f"max by (instance) (aprilcam_mqtt_connected{{{where}}})"
-    return f"({up} + {broker}) or {up}"
+    return f"({up} * (1 + {broker})) or {up}"

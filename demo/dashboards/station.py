@@ -100,8 +100,8 @@ def _now(board: Board) -> None:
 
 def _scores(board: Board) -> None:
     quantiles = [
-        (queries.quantile(share, "aprilcam_score", RECIPE, "", RATE), f"{text} of the parts are below")
-        for share, text in ((0.5, "half"), (0.95, "95 %"))
+        (queries.quantile(share, "aprilcam_score", RECIPE, "", RATE), text)
+        for share, text in ((0.5, "half are below"), (0.95, "95 % are below"))
     ]
     board.row("Scores and verdicts")
     board.add(
@@ -113,7 +113,7 @@ def _scores(board: Board) -> None:
             "none",
             styles=panels.THRESHOLD,
             no_value="no part was judged in this time",
-            min_step="2m",
+            min_step="5m",
             size=(9, 10),
         ),
         panels.heat(
@@ -137,7 +137,7 @@ def _scores(board: Board) -> None:
             [(queries.per_minute("aprilcam_results_total", RECIPE, "verdict"), "{{verdict}}")],
             styles=panels.STYLES,
             no_value="no recipe chosen",
-            min_step="2m",
+            min_step="5m",
             size=(8, 8),
         ),
         panels.curves(
@@ -147,7 +147,7 @@ def _scores(board: Board) -> None:
             "percentunit",
             most=0.1,
             no_value=panels.NO_PARTS,
-            min_step="2m",
+            min_step="5m",
             size=(8, 8),
         ),
         panels.curves(
@@ -155,7 +155,7 @@ def _scores(board: Board) -> None:
             "docs/mqtt.md says what each reason means. A reason that never came has no line.",
             [(queries.per_minute("aprilcam_results_total", f'{RECIPE},verdict="unknown"', "reason"), "{{reason}}")],
             no_value="no part was ever unknown",
-            min_step="2m",
+            min_step="5m",
             size=(8, 8),
         ),
     )
@@ -196,6 +196,7 @@ def _times(board: Board) -> None:
             "One part in twenty takes longer.",
             [(queries.quantile(0.95, "aprilcam_latency_seconds", WHERE, "stage", RATE), "{{stage}}")],
             "s",
+            min_step="2m",
             no_value=panels.NO_PARTS,
             size=(8, 8),
         )
@@ -203,8 +204,8 @@ def _times(board: Board) -> None:
 
 
 def _camera(board: Board) -> None:
-    def hourly(metric: str) -> str:
-        return f"60 * {queries.per_minute(metric, WHERE, 'station')}"
+    def count(metric: str) -> str:
+        return queries.count(metric, WHERE, "station")
 
     board.row("Camera and queue")
     board.add(
@@ -218,16 +219,18 @@ def _camera(board: Board) -> None:
             size=(8, 7),
         ),
         panels.curves(
-            "Camera trouble an hour",
-            "restarts of its process; frames that it numbered and that never arrived; frames with holes; packets sent again.",
+            "Camera trouble",
+            "restarts of its process; frames that it numbered and that never arrived; frames with holes; packets sent again: how "
+            "many in ten minutes (of a longer time: in each step).",
             [
-                (hourly("aprilcam_camera_restarts_total"), "restarts"),
-                (hourly("aprilcam_lost_frames_total"), "lost frames"),
-                (hourly("aprilcam_incomplete_frames_total"), "incomplete frames"),
-                (hourly("aprilcam_camera_packets_resent_total"), "packets sent again"),
+                (count("aprilcam_camera_restarts_total"), "restarts"),
+                (count("aprilcam_lost_frames_total"), "lost frames"),
+                (count("aprilcam_incomplete_frames_total"), "incomplete frames"),
+                (count("aprilcam_camera_packets_resent_total"), "packets sent again"),
             ],
             most=5,
             no_value="daemon away",
+            min_step="10m",
             size=(8, 7),
         ),
         panels.curves(
@@ -238,6 +241,7 @@ def _camera(board: Board) -> None:
                 (queries.per_minute("aprilcam_frames_total", WHERE, "outcome"), "{{outcome}}"),
                 (queries.per_minute("aprilcam_late_judgements_total", WHERE, "station"), "late"),
             ],
+            min_step="2m",
             no_value="daemon away",
             size=(8, 7),
         ),
