@@ -163,12 +163,13 @@ def heat(
 
 
 def distribution(title: str, description: str, buckets: str, *, no_value: str, size: tuple[int, int]) -> bargauge.Panel:
-    """buckets: an expression with the label `le`. How many fell where in all the time that is shown."""
+    """buckets: an expression with the label `le`. How many fell where in all the time that is shown. The legend is the bare
+    number: Grafana sorts by it."""
     panel = _framed(bargauge.Panel(), title, description, size, no_value).unit("short").decimals(0).min(0)
     panel = panel.orientation(shown.VizOrientation.HORIZONTAL).display_mode(shown.BarGaugeDisplayMode.BASIC)
     panel = panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).min_viz_height(8)
     panel = panel.thresholds(_steps([(None, CALM)])).show_unfilled(show_unfilled=False)
-    return panel.with_target(_query("A", buckets, "≤ {{le}}").instant().format(PromQueryFormat.HEATMAP))
+    return panel.with_target(_query("A", buckets, "{{le}}").instant().format(PromQueryFormat.HEATMAP))
 
 
 def ranking(
