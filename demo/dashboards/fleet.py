@@ -169,7 +169,7 @@ def _verdicts(board: Board) -> None:
         ),
         panels.ranking(
             "Recipes that drift most",
-            "Population stability index of recent passing scores, the ten highest. Above 0.25: another process than was taught.",
+            "Population stability index of the newest passing scores, the ten highest. Above 0.25: another process.",
             f"topk(10, max by (instance, recipe) (aprilcam_score_drift_psi{{{WHERE}}}))",
             "{{recipe}} at {{instance}}",
             "none",

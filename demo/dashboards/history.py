@@ -171,8 +171,8 @@ class Daemon:
             yield from put("aprilcam_threshold", own, np.full(len(times), THRESHOLD))
             yield from put("aprilcam_threshold_stale", own, np.zeros(len(times)))
             yield from put("aprilcam_bank_patches", own, np.full(len(times), 16384.0))
-            for measure, most in (("mean", 0.24), ("saturation", 0.05), ("focus", 0.1)):
-                values = 0.02 + np.clip(slow + 1, 0, 1) * most * (self.number == 0) * self.eventful
+            for measure, most in (("mean", 3.1), ("saturation", 0.4), ("focus", 1.2)):
+                values = 0.5 + np.clip(slow + 1, 0, 1) * most * (self.number == 0) * self.eventful
                 yield from put("aprilcam_exposure_drift", {**own, "measure": measure}, values)
 
     def _histogram(self, name: str, labels: dict[str, str], edges: tuple[float, ...], buckets: Floats, put: Put) -> Iterator[str]:

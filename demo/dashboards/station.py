@@ -165,9 +165,9 @@ def _drift(board: Board) -> None:
     board.row("Drift")
     board.add(
         panels.curves(
-            "Scores of good parts: drift since calibration",
-            "Population stability index of recent passing scores. Below 0.1 as calibrated, above 0.25 another process: "
-            "look at the newest parts, register some, or mend the light.",
+            "Scores of good parts: drift since the bank was new",
+            "Population stability index of the newest passing scores against the first ones of the bank. Below 0.1 all is as it was, "
+            "above 0.25 it is another process: look at the newest parts, register some, or mend the light.",
             [('max by (recipe) (aprilcam_score_drift_psi{instance="$instance",recipe=~"$recipe"})', "{{recipe}}")],
             "none",
             steps=panels.DRIFTS,
@@ -176,7 +176,8 @@ def _drift(board: Board) -> None:
         ),
         panels.curves(
             "Pictures: drift against the reference shots",
-            "mean: brightness. saturation: share of pixels at the limit. focus: sharpness.",
+            "How far they are from the recipe's shots, in the shots' standard deviations. mean: brightness. saturation: share of "
+            "pixels at the limit. focus: sharpness.",
             [(f"max by (measure) (aprilcam_exposure_drift{{{WHERE}}})", "{{measure}}")],
             "none",
             no_value="not yet: it takes some parts and reference shots",
