@@ -3,12 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from matplotlib import dates
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
@@ -87,8 +85,8 @@ def shown(value: float, unit: str, decimals: int | None) -> str:
         if abs(value) >= 1 or value == 0:
             return f"{value:.{1 if decimals is None else decimals}f} s"
         return f"{value * 1000:.{0 if abs(value) >= 0.01 or decimals == 0 else 1}f} ms"
-    steps = ((2**30, " GiB"), (2**20, " MiB"), (2**10, " KiB")) if unit == "bytes" else ((1e6, " Mil"), (1e3, " K"))
-    for size, name in steps if unit != "none" else ():
+    binary, plain = ((2**30, " GiB"), (2**20, " MiB"), (2**10, " KiB")), ((1_000_000, " Mil"), (1000, " K"))
+    for size, name in {"bytes": binary, "short": plain}.get(unit, ()):
         if abs(value) >= size:
             return f"{value / size:.1f}{name}"
     return f"{value:.{decimals}f}" if decimals is not None else f"{value:.3g}"
@@ -124,13 +122,14 @@ def _field(panel: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _moments(seconds: Any) -> Any:
-    return dates.date2num([datetime.fromtimestamp(float(second), UTC) for second in seconds])
+    """As matplotlib counts: days since 1970."""
+    return np.asarray([float(second) / 86400 for second in seconds])
 
 
 def _time_axis(axes: Axes, span: tuple[float, float]) -> None:
     axes.set_xlim(*_moments(span))
-    axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
-    axes.xaxis.set_major_locator(dates.HourLocator(interval=1))
+    hours = range(math.ceil(span[0] / 3600), int(span[1] // 3600) + 1)
+    axes.set_xticks([hour / 24 for hour in hours], [f"{hour % 24:02d}:00" for hour in hours])
 
 
 def _number(box: Box, panel: dict[str, Any], answers: Answers, _: tuple[float, float]) -> None:
@@ -156,7 +155,8 @@ def _curves(box: Box, panel: dict[str, Any], answers: Answers, span: tuple[float
     top = float(custom.get("axisSoftMax") or 0)
     for index, (name, values) in enumerate(lines):
         field = _field(panel, name)
-        times, numbers = [], []
+        times: list[float] = []
+        numbers: list[float] = []
         for time_s, text in values:
             if times and time_s - times[-1] > 1.5 * step_s:
                 times.append(time_s - step_s / 2)
@@ -177,9 +177,10 @@ def _curves(box: Box, panel: dict[str, Any], answers: Answers, span: tuple[float
     axes.set_yticks(_ticks(top * 1.08, unit))
     axes.yaxis.set_major_formatter(lambda value, _: shown(value, unit, None) if value or unit != "s" else "0 s")
     _time_axis(axes, span)
-    place = {"loc": "lower left", "bbox_to_anchor": (box.x + 4 / box.width * box.w, box.y), "ncols": columns}
     axes.legend(
-        **place,
+        loc="lower left",
+        bbox_to_anchor=(box.x + 4 / box.width * box.w, box.y),
+        ncols=columns,
         bbox_transform=box.figure.transFigure,
         frameon=False,
         fontsize=7,

@@ -102,7 +102,7 @@ class Daemon:
         started_s = self.end_s - 6.2e5 - 4000 * self.number
         noise = self.random.normal(0, 3e6, len(times))
         yield from put("aprilcam_build_info", {"version": "0.1.0"}, np.ones(len(times)))
-        yield from put("aprilcam_mqtt_connected", {}, 1.0 - away)
+        yield from put("aprilcam_mqtt_connected", {}, np.where(away, 0.0, 1.0))
         waiting = np.asarray(np.round(since_s * 1.1 + self.random.uniform(0, 2, len(times))), np.float64)
         yield from put("aprilcam_outbox_depth", {}, waiting)
         yield from put("aprilcam_outbox_oldest_age_seconds", {}, since_s + 0.01)
@@ -165,7 +165,7 @@ class Daemon:
             yield from put("aprilcam_lost_frames_total", own, rare[:, index, 1])
             yield from put("aprilcam_incomplete_frames_total", own, rare[:, index, 2])
             yield from put("aprilcam_camera_packets_resent_total", own, 3 * rare[:, index, 3])
-            yield from put("aprilcam_camera_connected", own, 1.0 - away[:, index])
+            yield from put("aprilcam_camera_connected", own, np.where(away[:, index], 0.0, 1.0))
             yield from put("aprilcam_frame_age_seconds", own, ages[:, index])
             yield from put("aprilcam_queue_depth", own, queue[:, index])
             yield from put("aprilcam_threshold", own, np.full(len(times), THRESHOLD))

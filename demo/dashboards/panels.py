@@ -173,10 +173,25 @@ def distribution(title: str, description: str, buckets: str, *, no_value: str, s
 
 
 def ranking(
-    title: str, description: str, expression: str, legend: str, unit: str, *, steps: Steps, no_value: str, size: tuple[int, int]
+    title: str,
+    description: str,
+    expression: str,
+    legend: str,
+    unit: str,
+    *,
+    decimals: int,
+    steps: Steps,
+    no_value: str,
+    size: tuple[int, int],
 ) -> bargauge.Panel:
     """The foremost few, as bars with their numbers."""
-    panel = _framed(bargauge.Panel(), title, description, size, no_value).unit(unit).min(0).thresholds(_steps(steps))
+    panel = (
+        _framed(bargauge.Panel(), title, description, size, no_value)
+        .unit(unit)
+        .decimals(decimals)
+        .min(0)
+        .thresholds(_steps(steps))
+    )
     panel = panel.orientation(shown.VizOrientation.HORIZONTAL).display_mode(shown.BarGaugeDisplayMode.BASIC)
     panel = panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).show_unfilled(show_unfilled=False)
     return panel.with_target(_query("A", expression, legend).instant())

@@ -166,8 +166,8 @@ def _drift(board: Board) -> None:
     board.add(
         panels.curves(
             "Scores of good parts: drift since the bank was new",
-            "Population stability index of the newest passing scores against the first ones of the bank. Below 0.1 all is as before, "
-            "above 0.25 it is another process: look at the newest parts, register some, or mend the light.",
+            "Population stability index of the newest passing scores against the first ones of the bank. Below 0.1 all is as "
+            "before, above 0.25 it is another process: look at the newest parts, register some, or mend the light.",
             [('max by (recipe) (aprilcam_score_drift_psi{instance="$instance",recipe=~"$recipe"})', "{{recipe}}")],
             "none",
             steps=panels.DRIFTS,
