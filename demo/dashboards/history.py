@@ -1,7 +1,7 @@
 """A made-up history of a plant in the daemon's own metrics, for pictures and for measuring queries.
 
-Lines make parts in two shifts on weekdays and rest in between. With `eventful` something goes wrong in the last six hours: see
-`Events`. Only families that the dashboards ask for are there.
+Lines make parts in two shifts a day and rest in between and on Sundays. With `eventful` they work through the last six hours, and
+things go wrong there: see `Events`. Only families that the dashboards ask for are there.
 """
 
 from collections.abc import Callable, Iterator
