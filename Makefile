@@ -9,7 +9,7 @@ bin := .venv/bin
 # Tests that want the machine to themselves: whole daemons, cameras on a wire, processes that are judged by their silence.
 alone := tests/system tests/test_aravis.py tests/test_supervisor.py
 
-.PHONY: run test demo-sheet picture node-red-picture docs bench soak dist deb wheelhouse clean
+.PHONY: run test demo-sheet picture node-red-picture grafana-pictures docs bench soak dist deb wheelhouse clean
 
 run: .venv/installed
 ifeq ($(CONFIG),)
@@ -29,6 +29,10 @@ node-red-picture: .venv/installed
 	@demo/debian-packages mosquitto chromium
 	@$(bin)/python -m tests.node_red_picture
 
+grafana-pictures: .venv/installed
+	@demo/debian-packages prometheus
+	@$(bin)/python -m demo.dashboards.preview docs
+
 test: .venv/installed
 	@demo/debian-packages mosquitto mosquitto-clients jq prometheus gir1.2-aravis-0.8 python3-gi python3-venv iproute2 openssl systemd chromium $(if $(shell command -v npm),,nodejs npm)
 	$(bin)/ruff check .
@@ -44,9 +48,10 @@ docs: .venv/installed
 	$(bin)/python -m connectors.asyncapi docs/mqtt
 	$(bin)/python -m grpc_tools.protoc -I connectors --python_out=connectors --pyi_out=connectors connectors/sparkplug_b.proto
 	$(bin)/python -m demo.node_red_flow config/node-red/flows.json
+	$(bin)/python -m demo.dashboards config/grafana/dashboards
 
 bench: .venv/installed
-	@demo/debian-packages mosquitto
+	@demo/debian-packages mosquitto prometheus
 	$(bin)/python -m benchmarks.overhead
 	$(bin)/python -m benchmarks.demo
 	OMP_NUM_THREADS=1 $(bin)/python -m benchmarks.bank
@@ -55,6 +60,7 @@ bench: .venv/installed
 	$(bin)/python -m benchmarks.overload --minutes 3
 	$(bin)/python -m benchmarks.delivery
 	$(bin)/python -m benchmarks.rebuild
+	$(bin)/python -m benchmarks.dashboards
 	$(bin)/python -m benchmarks.reference --models tiny ViT-B-16
 
 soak: .venv/installed
