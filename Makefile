@@ -42,6 +42,7 @@ docs: .venv/installed
 	$(bin)/python -m connectors.contract docs/mqtt
 	$(bin)/python -m connectors.requests docs/mqtt
 	$(bin)/python -m connectors.asyncapi docs/mqtt
+	$(bin)/python -m connectors.metrics_document docs/metrics.md
 	$(bin)/python -m grpc_tools.protoc -I connectors --python_out=connectors --pyi_out=connectors connectors/sparkplug_b.proto
 	$(bin)/python -m demo.node_red_flow config/node-red/flows.json
 

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
@@ -18,6 +19,8 @@ from config.errors import AprilcamError
 from config.schema import Config, RecipeConfig
 from connectors.contract import ResultOut, Topics
 from connectors.metrics import Metrics
+from connectors.nvml import Gpus
+from connectors.scraped import Reading
 from connectors.systemd import Notifier
 from daemon.alarms import Alarms
 from daemon.announcer import Announcer
@@ -31,6 +34,7 @@ from daemon.drop import DropFolders
 from daemon.edge_node import EdgeNode
 from daemon.evidence import Evidence
 from daemon.exposure import exposures
+from daemon.exposure_drift import ExposureDrift
 from daemon.finisher import Finisher
 from daemon.frame import Frame
 from daemon.frames import NewestFrames
@@ -51,6 +55,7 @@ from daemon.presets import load_preset
 from daemon.programs import Programs
 from daemon.recipe_store import RecipeStore
 from daemon.recipes import Recipes, Running
+from daemon.score_drift import ScoreDrift
 from daemon.shots import Shots
 from daemon.station import Program, Station, Taught, Ticket, Untaught
 from daemon.supervisor import CameraStatus, CameraSupervisor
@@ -168,12 +173,14 @@ class Service:
             edge.start()
             stack.callback(edge.stop)
         dropped = self.metrics.archive_dropped
-        for reason in REASONS:
-            dropped.labels(reason)
+        self.metrics.expect(dropped, REASONS)
         self.archive = Archive(store, self.ledger, config.archive, lambda reason: dropped.labels(reason).inc())
         self.marks = Marks(self.ledger, self.archive)
         stack.callback(self.archive.close)
         self._late = LateJudgements(self.ledger)
+        self._score_drift = ScoreDrift(self.ledger, self._store.recipes)
+        self._gpus = Gpus()
+        stack.callback(self._gpus.close)
         self._overlays = Overlays(self._announcer.overlay, self.metrics.overlay)
         stack.callback(self._overlays.close)
         self._finisher = Finisher(
@@ -201,11 +208,12 @@ class Service:
         self._lanes = detector.extractor.callers
         self._make_teacher(detector, inspector)
         stack.callback(self._builder.stop)
+        stack.callback(self._exposure_drift.close)
         self._make_stations()
         for recipe in self._store.recipes():
             self._start_recipe(self._store.get(recipe), detector)
         self._make_lines(inspector)
-        self.metrics.scrape_with(partial(self.health.gauges, self.archive))
+        self.metrics.scrape_with(self._readings)
         inspector.start(detector, [line.station for line in self._lines.values()], self._batching, self._lanes)
         for line in self._lines.values():
             line.supervisor.start()
@@ -224,6 +232,7 @@ class Service:
     def _make_teacher(self, detector: Detector, inspector: Inspector) -> None:
         folder, store, announcer = self.config.store.path, self._store, self._announcer
         shots, banks = Shots(folder, self.ledger), Banks(folder, self.ledger, announcer.bank_corrupt)
+        self._exposure_drift = ExposureDrift(self._stations, shots, self.metrics.exposure_skipped.inc)
         programs = Programs(store, self._stations, announcer.state, announcer.station_event)
         self._builder = Builder(
             folder,
@@ -239,7 +248,7 @@ class Service:
             bank_rows=self.config.inference.bank_rows,
         )
         self.teacher = Teacher(shots, banks, store.get, self._builder, announcer.recipe_event)
-        running = Running(self._builder, programs, detector.fingerprint, announcer.station_event)
+        running = Running(self._builder, programs, detector.fingerprint, announcer.station_event, self._recipe_deleted)
         self._programs = programs
         self._recipes = Recipes(store, shots, banks, knows_words=detector.knows_text, running=running)
 
@@ -387,7 +396,8 @@ class Service:
     def _arrived(self, name: str, ring_slots: int, frame: Frame) -> None:
         """On the camera supervisor's thread."""
         self.frames.see(name, frame, ring_slots)
-        self.metrics.lost_frames.labels(name).inc(frame.lost)
+        self.metrics.frames_lost(name, frame.lost)
+        self._exposure_drift.see(name, frame)
         self._intakes[name].arrived(frame)
 
     def _release(self, result_id: str) -> None:
@@ -395,23 +405,34 @@ class Service:
         self._overlays.release(result_id)
 
     def _judged_late(self, ticket: Ticket, outcome: Outcome) -> None:
-        self.metrics.late.labels(ticket.station.name).inc()
+        self.metrics.judged_late(ticket.station.name)
         self._late.add(ticket, outcome)
 
     def _committed(self, results: list[ResultOut]) -> None:
         """On the ledger's thread."""
         self.archive.committed(results)
         self._overlays.committed(results)
+        self._score_drift.committed(results)
         self._announcer.results(results)
         for result in results:
             self._observer.result(result)
+
+    def _recipe_deleted(self, recipe: str) -> None:
+        self.metrics.remove_recipe(recipe)
+        self._score_drift.forget(recipe)
+
+    def _readings(self) -> Iterator[Reading]:
+        """For Prometheus, on the HTTP thread."""
+        yield from self.health.readings()
+        for part in (self.archive, self._score_drift, self._exposure_drift, self._gpus):
+            yield from part.readings()
 
     # State.
 
     def _camera_changed(self, name: str, status: CameraStatus) -> None:
         """On the camera supervisor's thread."""
         line = self._lines[name]
-        self.metrics.camera_restarts.labels(line.station.name).inc(status.restarts - line.restarts_seen)
+        self.metrics.camera_restarted(name, status.restarts - line.restarts_seen)
         line.restarts_seen = status.restarts
         if not status.connected:
             self.frames.let_go(name)
