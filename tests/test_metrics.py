@@ -47,7 +47,7 @@ def busy(metrics: Metrics) -> None:
     for station in STATIONS:
         for recipe in RECIPES:
             for verdict in ("pass", "fail"):
-                metrics.result(result(station, recipe, verdict))  # type: ignore[arg-type]
+                metrics.result(result(station, recipe, verdict))
             for reason in get_args(Reason):
                 metrics.result(result(station, recipe, "unknown", reason))
         for outcome in OUTCOMES:

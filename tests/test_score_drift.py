@@ -43,11 +43,11 @@ def test_index_is_the_sum_over_deciles_worked_out_by_hand() -> None:
 
 
 def test_without_a_change_it_stays_under_what_alarms_and_follows_its_known_distribution() -> None:
-    for recent, most in ((ENOUGH, 0.28), (RECENT, 0.2)):
+    for recent, most in ((ENOUGH, 0.2), (RECENT, 0.15)):
         drawn = np.array([stability_index(scores(2 * seed, REFERENCE), scores(2 * seed + 1, recent)) for seed in range(400)])
         scale = 1 / REFERENCE + 1 / recent
         assert drawn.mean() == pytest.approx(9 * scale, rel=0.1)  # chi-squared, nine degrees of freedom
-        assert drawn.max() < most
+        assert np.quantile(drawn, 0.99) < most
 
 
 @pytest.mark.parametrize(("mean", "deviation"), [(0.33, 0.05), (0.27, 0.05), (0.3, 0.1)])
