@@ -55,8 +55,6 @@ def test_gpus_tell_memory_and_load_and_what_one_does_not_tell_is_absent(tmp_path
 def test_a_driver_that_does_not_answer_leaves_them_out(tmp_path: Path) -> None:
     pytest.importorskip("pynvml", reason="needs nvidia-ml-py")
     broken = tmp_path / "broken.c"
-    broken.write_text(
-        'int nvmlInitWithFlags(unsigned f) { return 9; } const char *nvmlErrorString(int e) { return "no driver"; }'
-    )
+    broken.write_text('int nvmlInitWithFlags(int f) { return 9; } const char *nvmlErrorString(int e) { return "no"; }')
     subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "libnvidia-ml.so.1", broken], check=True)
     assert read("without a driver", tmp_path) == [["again"]]
