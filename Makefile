@@ -56,6 +56,7 @@ bench: .venv/installed
 	$(bin)/python -m benchmarks.overload --minutes 3
 	$(bin)/python -m benchmarks.delivery
 	$(bin)/python -m benchmarks.rebuild
+	$(bin)/python -m benchmarks.scrape
 	$(bin)/python -m benchmarks.reference --models tiny ViT-B-16
 
 soak: .venv/installed
