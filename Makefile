@@ -46,6 +46,7 @@ docs: .venv/installed
 	$(bin)/python -m connectors.contract docs/mqtt
 	$(bin)/python -m connectors.requests docs/mqtt
 	$(bin)/python -m connectors.asyncapi docs/mqtt
+	$(bin)/python -m connectors.metrics_document docs/metrics.md
 	$(bin)/python -m grpc_tools.protoc -I connectors --python_out=connectors --pyi_out=connectors connectors/sparkplug_b.proto
 	$(bin)/python -m demo.node_red_flow config/node-red/flows.json
 	$(bin)/python -m demo.dashboards config/grafana/dashboards
@@ -61,6 +62,7 @@ bench: .venv/installed
 	$(bin)/python -m benchmarks.delivery
 	$(bin)/python -m benchmarks.rebuild
 	$(bin)/python -m benchmarks.dashboards
+	$(bin)/python -m benchmarks.scrape
 	$(bin)/python -m benchmarks.reference --models tiny ViT-B-16
 
 soak: .venv/installed

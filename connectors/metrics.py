@@ -1,58 +1,92 @@
-"""The Prometheus metrics of the daemon (names and labels of docs/metrics.md), in a registry of their own."""
+"""The Prometheus metrics of the daemon, in a registry of their own; docs/metrics.md is made from here.
 
-from collections.abc import Callable, Iterable, Iterator
+Every label value comes from a closed set (outcomes, stages, reasons, commands) or from the configuration and the recipes, so
+that nobody outside can make new series. A station's and a recipe's series exist at zero from `add_station` and `add_recipe`
+on, and go with them.
+"""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
+
+from connectors.contract import Reason, ResultOut
+from connectors.requests import REQUESTS, Code
+from connectors.scraped import Reading, ScrapedCollector
 
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 SCORES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+BUILD_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 STAGES = ("acquire", "queue", "inference", "finish", "total")
 OUTCOMES = ("judged", "skipped", "refused", "faulty", "unclaimed")
 OVERLAYS = ("published", "replaced", "dropped", "failed")
 """What becomes of an operator's picture. replaced: another part of its station was shown instead, as the rate allows. dropped: no
 room in memory."""
+BUILDS = ("built", "failed")
+UNKNOWN_COMMAND = "unknown"
+"""Label of every command that there is not."""
 
-GaugeRow = tuple[str, str, tuple[str, ...], tuple[str, ...], float]
-"""(name, help, label names, label values, value) of a gauge that is read when scraped."""
+# A timestamp beside every counter: twice the series, and nothing of ours asks for them.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
-class _Scraped(Collector):
-    """Gauges whose values are asked for at the scrape, so that nothing has to be kept up to date on the hot path."""
+@dataclass(frozen=True)
+class Declared:
+    """A metric as it is documented. name: as it is scraped."""
 
-    def __init__(self, read: Callable[[], Iterable[GaugeRow]]) -> None:
-        self._read = read
-
-    def describe(self) -> Iterable[Metric]:
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        families: dict[str, GaugeMetricFamily] = {}
-        for name, text, labels, values, value in self._read():
-            family = families.setdefault(name, GaugeMetricFamily(name, text, labels=labels))
-            family.add_metric(values, value)
-        yield from families.values()
+    name: str
+    kind: str
+    text: str
+    labels: tuple[str, ...]
 
 
 class Metrics:
-    """Every metric. Counters of a station exist at zero from `add_station` on."""
+    """Every metric. What is told of a station or a recipe that is gone is not counted: it would come back as a series."""
 
     def __init__(self, version: str) -> None:
         self.registry = CollectorRegistry()
+        self.declared: list[Declared] = []
+        """What is counted here; what is read at the scrape: `connectors.scraped.SCRAPED`."""
+        self._all: list[tuple[MetricWrapperBase, Sequence[str]]] = []
+        self._recipes: set[str] = set()
+        self._pairs: set[tuple[str, str]] = set()
+        """(station, recipe) whose series exist."""
+        self._verdict_s: dict[str, float] = {}
+        """When each station's newest result was committed, or the station came; monotonic."""
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
+        def declare(kind: str, name: str, text: str, labels: tuple[str, ...]) -> None:
+            self.declared.append(Declared(name, kind, text, labels))
+
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, registry=self.registry)
+            declare("counter", f"{name}_total", text, labels)
+            made = Counter(name, text, labels, registry=self.registry)
+            self._all.append((made, labels))
+            return made
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            declare("gauge", name, text, labels)
+            made = Gauge(name, text, labels, registry=self.registry)
+            self._all.append((made, labels))
+            return made
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+            declare("histogram", name, text, labels)
+            made = Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+            self._all.append((made, labels))
+            return made
 
         self.frames = counter("aprilcam_frames", "Frames that reached the daemon, by what became of them", "station", "outcome")
         self.results = counter("aprilcam_results", "Results committed to the ledger", "station", "recipe", "verdict", "reason")
+        text = "Time since the station's newest result was committed, before the first since the station came"
+        self.verdict_age = gauge("aprilcam_last_verdict_age_seconds", text, "station")
         self.score = histogram("aprilcam_score", "Anomaly score of judged frames", SCORES, "station", "recipe")
         text = "Time a frame spends in a stage; total is frame to finished judgement"
         self.latency = histogram("aprilcam_latency_seconds", text, SECONDS, "station", "stage")
@@ -65,62 +99,151 @@ class Metrics:
         text = "Messages given up, by what was lost and why (docs/delivery.md)"
         self.messages_lost = counter("aprilcam_messages_lost", text, "what", "reason")
         self.commands = counter("aprilcam_commands", "Commands, by what became of them", "command", "outcome")
-        seconds = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
-        self.bank_build = histogram("aprilcam_bank_build_seconds", "Time from a build's start to its bank", seconds, "recipe")
+        text = "Time from a build's start to its bank"
+        self.bank_build = histogram("aprilcam_bank_build_seconds", text, BUILD_SECONDS, "recipe")
         self.bank_builds = counter("aprilcam_bank_builds", "Builds of banks, by how they ended", "recipe", "outcome")
         text = "Share of the running build that is done, 1 when none runs"
-        self.build_progress = Gauge("aprilcam_build_progress_ratio", text, ("recipe",), registry=self.registry)
+        self.build_progress = gauge("aprilcam_build_progress_ratio", text, "recipe")
         self.archive_dropped = counter("aprilcam_archive_dropped", "Frames that were to be archived and were not", "reason")
         self.overlays = counter("aprilcam_overlays", "Overlay pictures, by what became of them", "station", "outcome")
-        self.mqtt = Gauge("aprilcam_mqtt_connected", "1 while the broker connection stands", registry=self.registry)
+        text = "Frames that were to be measured for the exposure drift, and for which there was no time"
+        self.exposure_skipped = counter("aprilcam_exposure_skipped", text)
+        self.mqtt = gauge("aprilcam_mqtt_connected", "1 while the broker connection stands")
         text = "1 while the Sparkplug edge node has told its birth"
-        self.sparkplug = Gauge("aprilcam_sparkplug_online", text, ("edge_node",), registry=self.registry)
+        self.sparkplug = gauge("aprilcam_sparkplug_online", text, "edge_node")
         text = "Changes that the Sparkplug edge node did not send one by one, the newest values excepted"
         self.sparkplug_dropped = counter("aprilcam_sparkplug_dropped", text, "edge_node")
         self.sparkplug_failures = counter("aprilcam_sparkplug_failures", "Failures of the Sparkplug edge node's own", "edge_node")
-        Info("aprilcam_build", "The release that runs", registry=self.registry).info({"version": version})
+        text = "The release that runs"
+        declare("gauge", "aprilcam_build_info", text, ("version",))
+        Info("aprilcam_build", text, registry=self.registry).info({"version": version})
+        for name in REQUESTS:
+            for outcome in ("ok", "duplicate", *get_args(Code)):
+                self.commands.labels(name, outcome)
+        for outcome in get_args(Code):
+            self.commands.labels(UNKNOWN_COMMAND, outcome)
+
+    # What there is.
 
     def add_station(self, station: str, recipe: str) -> None:
-        """Create a station's series at zero, so that rates are right from the first event on."""
+        """Create a station's series at zero, so that rates are right from the first event on. Again for another recipe."""
+        self.add_recipe(recipe)
         for outcome in OUTCOMES:
             self.frames.labels(station, outcome)
         for outcome in OVERLAYS:
             self.overlays.labels(station, outcome)
         for verdict in ("pass", "fail"):
             self.results.labels(station, recipe, verdict, "")
+        for reason in get_args(Reason):
+            self.results.labels(station, recipe, "unknown", reason)
         for stage in STAGES:
             self.latency.labels(station, stage)
         self.score.labels(station, recipe)
         self.camera_restarts.labels(station)
         self.late.labels(station)
         self.lost_frames.labels(station)
+        self._pairs.add((station, recipe))
+        if station not in self._verdict_s:
+            self._verdict_s[station] = time.monotonic()
+            age = self.verdict_age.labels(station)
+            age.set_function(lambda: time.monotonic() - self._verdict_s.get(station, time.monotonic()))
 
     def remove_station(self, station: str) -> None:
-        """The station has gone, and its series with it."""
-        for metric in vars(self).values():
-            if isinstance(metric, Counter | Gauge | Histogram) and "station" in metric._labelnames:
-                metric.remove_by_labels({"station": station})
+        """Its series go."""
+        self._verdict_s.pop(station, None)
+        self._pairs = {pair for pair in self._pairs if pair[0] != station}
+        self._remove("station", station)
 
     def add_recipe(self, recipe: str) -> None:
         """The same for a recipe's builds."""
-        for outcome in ("built", "failed"):
+        if recipe in self._recipes:
+            return
+        for outcome in BUILDS:
             self.bank_builds.labels(recipe, outcome)
+        self.bank_build.labels(recipe)
+        self.build_progress.labels(recipe).set(1)
+        self._recipes.add(recipe)
 
-    def scrape_with(self, read: Callable[[], Iterable[GaugeRow]]) -> None:
-        """Register the gauges that are read at each scrape."""
-        self.registry.register(_Scraped(read))
+    def remove_recipe(self, recipe: str) -> None:
+        """Its series go, also those of the stations that once had it."""
+        self._recipes.discard(recipe)
+        self._pairs = {pair for pair in self._pairs if pair[1] != recipe}
+        self._remove("recipe", recipe)
+
+    def _remove(self, label: str, value: str) -> None:
+        for metric, labels in self._all:
+            if label in labels:
+                metric.remove_by_labels({label: value})
+
+    def expect(self, counter: Counter, *values: Iterable[str]) -> None:
+        """Create a counter's series at zero: all combinations of the values of its labels."""
+        for labels in product(*values):
+            counter.labels(*labels)
+
+    def scrape_with(self, read: Callable[[], Iterable[Reading]]) -> None:
+        """Register what is read at each scrape."""
+        self.registry.register(ScrapedCollector(read))
+
+    # What happens.
 
     def frame(self, station: str, outcome: str, frames: int) -> None:
         """So many frames of a station came to that end, one of OUTCOMES."""
-        self.frames.labels(station, outcome).inc(frames)
+        if station in self._verdict_s:
+            self.frames.labels(station, outcome).inc(frames)
+
+    def frames_lost(self, station: str, frames: int) -> None:
+        """The camera numbered so many that never arrived."""
+        if frames and station in self._verdict_s:
+            self.lost_frames.labels(station).inc(frames)
+
+    def camera_restarted(self, station: str, times: int) -> None:
+        """Its camera's process was started again."""
+        if times and station in self._verdict_s:
+            self.camera_restarts.labels(station).inc(times)
+
+    def judged_late(self, station: str) -> None:
+        """A frame was judged after its deadline."""
+        if station in self._verdict_s:
+            self.late.labels(station).inc()
+
+    def result(self, result: ResultOut) -> None:
+        """A result was committed."""
+        station, times = result.station, result.processing_times
+        if station not in self._verdict_s:
+            return
+        self._verdict_s[station] = time.monotonic()
+        stages = (times.acquire_s, times.queue_s, times.inference_s, times.finish_s, times.total_s)
+        for stage, seconds in zip(STAGES, stages, strict=True):
+            self.latency.labels(station, stage).observe(seconds)
+        if result.score is not None:
+            self.frames.labels(station, "judged").inc()
+        if (station, result.recipe) in self._pairs:
+            self.results.labels(station, result.recipe, result.verdict, result.reason or "").inc()
+            if result.score is not None:
+                self.score.labels(station, result.recipe).observe(result.score)
+
+    def build_done(self, recipe: str, share: float) -> None:
+        """So much of a recipe's running build is done, 0 to 1."""
+        if recipe in self._recipes:
+            self.build_progress.labels(recipe).set(share)
+
+    def build_ended(self, recipe: str, outcome: str, seconds: float | None) -> None:
+        """A build came to its end, one of BUILDS. seconds: how long a bank took."""
+        if recipe not in self._recipes:
+            return
+        self.build_progress.labels(recipe).set(1)
+        self.bank_builds.labels(recipe, outcome).inc()
+        if seconds is not None:
+            self.bank_build.labels(recipe).observe(seconds)
 
     def command(self, name: str, outcome: str) -> None:
         """A command came to its end: `ok`, `duplicate` or an error's code."""
-        self.commands.labels(name, outcome).inc()
+        self.commands.labels(name if name in REQUESTS else UNKNOWN_COMMAND, outcome).inc()
 
     def overlay(self, station: str, outcome: str) -> None:
         """An overlay picture came to its end, one of OVERLAYS."""
-        self.overlays.labels(station, outcome).inc()
+        if station in self._verdict_s:
+            self.overlays.labels(station, outcome).inc()
 
     def mqtt_connected(self, connected: bool) -> None:
         """The broker connection came or went."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
+from typing import get_args
 
 from config.schema import MqttConfig
 from connectors.contract import EventKind, EventOut, ResultOut, StatusOut, Topics
@@ -17,7 +18,7 @@ from daemon.edge_node import EdgeNode
 from daemon.ledger import Ledger, last_document
 from daemon.line import Line
 from daemon.losses import Losses
-from daemon.outbox import Message, put_in_outbox, take_losses
+from daemon.outbox import LossReason, Message, What, put_in_outbox, take_losses
 from daemon.publisher import Inbox, Publisher
 from daemon.station import Station
 
@@ -47,6 +48,7 @@ class Announcer:
         self._tls = tls_use(config)
         self._ledger = ledger
         self._metrics = metrics
+        metrics.expect(metrics.messages_lost, get_args(What), get_args(LossReason))
         self._stations = stations
         self._lines = lines
         self._since = datetime.now(UTC)
@@ -69,20 +71,7 @@ class Announcer:
         newest: dict[str, ResultOut] = {}
         for result in results:
             newest[result.station] = result
-            times = result.processing_times
-            self._metrics.results.labels(result.station, result.recipe, result.verdict, result.reason or "").inc()
-            stages = {
-                "acquire": times.acquire_s,
-                "queue": times.queue_s,
-                "inference": times.inference_s,
-                "finish": times.finish_s,
-                "total": times.total_s,
-            }
-            for stage, seconds in stages.items():
-                self._metrics.latency.labels(result.station, stage).observe(seconds)
-            if result.score is not None:
-                self._metrics.frames.labels(result.station, "judged").inc()
-                self._metrics.score.labels(result.station, result.recipe).observe(result.score)
+            self._metrics.result(result)
         for station, result in newest.items():
             self.newest(self.topics.last(station), result)
         self.publisher.wake()
@@ -113,20 +102,18 @@ class Announcer:
 
     def recipe_event(self, recipe: str, kind: EventKind, detail: Detail) -> None:
         """To metrics, and to each station of the recipe, or to all where none has it."""
-        progress = self._metrics.build_progress.labels(recipe)
         match kind:
             case "build_started":
                 self._metrics.add_recipe(recipe)
-                progress.set(0)
+                self._metrics.build_done(recipe, 0)
             case "build_progress":
-                progress.set(float(detail["share"] or 0))
+                self._metrics.build_done(recipe, float(detail["share"] or 0))
                 if not self.publisher.connected:
                     return  # nobody wants to hear it afterwards
-            case "bank_built" | "build_failed":
-                progress.set(1)
-                self._metrics.bank_builds.labels(recipe, "built" if kind == "bank_built" else "failed").inc()
-                if kind == "bank_built":
-                    self._metrics.bank_build.labels(recipe).observe(float(detail["seconds"] or 0))
+            case "bank_built":
+                self._metrics.build_ended(recipe, "built", float(detail["seconds"] or 0))
+            case "build_failed":
+                self._metrics.build_ended(recipe, "failed", None)
         stations = list(self._stations.values())
         names = [station.name for station in stations if station.program.recipe.name == recipe]
         self._publish(names or [station.name for station in stations], recipe, kind, detail)

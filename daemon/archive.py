@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from config.errors import ArchiveError
 from config.schema import ArchiveConfig, Region
+from connectors import scraped
 from connectors.contract import ResultOut, Verdict
-from connectors.metrics import GaugeRow
 from daemon.archive_files import encode_set, read_map, read_pixels, remove_set, write_set
 from daemon.archive_rows import CREATE, Archived, StoredSet, drop, find, in_folder, insert, latest, take_older, take_oldest
 from daemon.ledger import Ledger
@@ -172,12 +172,11 @@ class Archive:
         """The anomaly map of the region of interest, S x S; None where none was kept. Raises ArchiveError."""
         return read_map(self._existing(result_id).folder, result_id)
 
-    def gauges(self) -> Iterator[GaugeRow]:
+    def readings(self) -> Iterator[scraped.Reading]:
         """What is read at each scrape."""
-        yield "aprilcam_archive_bytes", "Bytes of the archived files", (), (), self.bytes
-        yield "aprilcam_archive_files", "Archived files", (), (), self.files
-        text = "1 while the disk or the quota takes no frame into the archive"
-        yield "aprilcam_archive_failing", text, (), (), float(self.failing)
+        yield scraped.ARCHIVE_BYTES.of(self.bytes)
+        yield scraped.ARCHIVE_FILES.of(self.files)
+        yield scraped.ARCHIVE_FAILING.of(self.failing)
 
     def _existing(self, result_id: str) -> Archived:
         archived = self.find(result_id)

@@ -33,7 +33,8 @@ CAMERA_STOP_S = 3.0
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What stations stand among. `beside_queue`: slots of a camera's ring for frames that wait no more and are in use still."""
+    """What stations stand among. `beside_queue`: slots of a camera's ring for frames that wait no more and are in use still.
+    `measure`: gets each frame with its station, and returns at once."""
 
     ledger: Ledger
     announcer: Announcer
@@ -42,6 +43,7 @@ class Surroundings:
     inspector: Inspector
     inbox: MqttCommands
     beside_queue: int
+    measure: Callable[[str, Frame], None]
 
 
 class Floor:
@@ -78,7 +80,7 @@ class Floor:
             slots = station.config.queue_frames + around.beside_queue
             supervisor = CameraSupervisor(
                 config.camera(station.config.camera),
-                on_frame=partial(self._arrived, name, slots),
+                on_frame=partial(self._arrived, name, around, slots),
                 on_change=partial(self._camera_changed, name, around.announcer),
                 slots=slots,
             )
@@ -146,14 +148,15 @@ class Floor:
 
     # On the cameras' supervisors' threads.
 
-    def _arrived(self, name: str, ring_slots: int, frame: Frame) -> None:
+    def _arrived(self, name: str, around: Surroundings, ring_slots: int, frame: Frame) -> None:
         self._frames.see(name, frame, ring_slots)
-        self._metrics.lost_frames.labels(name).inc(frame.lost)
+        self._metrics.frames_lost(name, frame.lost)
+        around.measure(name, frame)
         self.intakes[name].arrived(frame)
 
     def _camera_changed(self, name: str, announcer: Announcer, status: CameraStatus) -> None:
         line = self.lines[name]
-        self._metrics.camera_restarts.labels(name).inc(status.restarts - line.restarts_seen)
+        self._metrics.camera_restarted(name, status.restarts - line.restarts_seen)
         line.restarts_seen = status.restarts
         if not status.connected:
             self._frames.let_go(name)

@@ -1,13 +1,12 @@
 """How the daemon is: for probes, the watchdog, people and Prometheus."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from config.schema import Config
-from connectors.metrics import GaugeRow
+from connectors import scraped
 from connectors.tls import expiry_of, tls_use
-from daemon.archive import Archive
 from daemon.exposure import exposures
 from daemon.inspector import Inspector
 from daemon.ledger import Ledger
@@ -102,22 +101,19 @@ class Health:
         file = "; the configuration file is refused: see the log" if self._reloader.refused else ""
         return f"{states}; broker {'connected' if self._publisher.connected else 'away'}{ledger}{file}"
 
-    def gauges(self, archive: Archive) -> Iterable[GaugeRow]:
-        """Read at each scrape, on the HTTP thread."""
+    def readings(self) -> Iterator[scraped.Reading]:
+        """What is read at each scrape, on the HTTP thread."""
         for line in list(self._lines.values()):
-            yield from line.gauges()
+            yield from line.readings()
         reader = self._ledger.reader()
         try:
             outbox = outbox_totals(reader)
         finally:
             reader.close()
-        age_s = max(0.0, time.time() - outbox.oldest_ns / 1e9) if outbox.oldest_ns is not None else 0.0
-        yield from archive.gauges()
-        yield "aprilcam_ledger_failing", "1 while the ledger's disk takes no commit", (), (), float(self._ledger.failing)
-        yield "aprilcam_outbox_depth", "Messages the broker has not acknowledged", (), (), outbox.rows
-        yield "aprilcam_outbox_bytes", "Topics and payloads of them", (), (), outbox.bytes
-        yield "aprilcam_outbox_oldest_age_seconds", "Age of the oldest of them", (), (), age_s
+        yield scraped.LEDGER_FAILING.of(self._ledger.failing)
+        yield scraped.OUTBOX_DEPTH.of(outbox.rows)
+        yield scraped.OUTBOX_BYTES.of(outbox.bytes)
+        yield scraped.OUTBOX_AGE.of(max(0.0, time.time() - outbox.oldest_ns / 1e9) if outbox.oldest_ns is not None else 0.0)
         tls = self._config.mqtt.tls
         if tls is not None and tls.certificate_file is not None and (expiry := expiry_of(tls.certificate_file)) is not None:
-            told = "When the client certificate that lies in its file expires, in seconds since 1970"
-            yield "aprilcam_mqtt_certificate_expiry_timestamp_seconds", told, (), (), expiry.timestamp()
+            yield scraped.CERTIFICATE_EXPIRY.of(expiry.timestamp())

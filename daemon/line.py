@@ -1,13 +1,15 @@
 """A station with its camera: what both together are doing, for the broker, for people and for Prometheus."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
+from connectors import scraped
 from connectors.contract import StateOut, StationState
-from connectors.metrics import GaugeRow
 from daemon.station import Program, Station, Taught, Untaught
 from daemon.supervisor import CameraStatus, CameraSupervisor
 from model.detector import Mode
@@ -121,24 +123,32 @@ class Line:
             advice=calibration.advice if calibration and calibration.provisional else None,
         )
 
-    def gauges(self) -> Iterator[GaugeRow]:
+    def readings(self) -> Iterator[scraped.Reading]:
         """What is read at each scrape."""
-        station, program, camera = self.station, self.station.program, self.camera
-        label = (("station",), (station.name,))
-        yield "aprilcam_queue_depth", "Frames waiting for the inspector", *label, station.waiting()
-        yield (
-            "aprilcam_camera_connected",
-            "1 while the camera delivers or waits for triggers",
-            *label,
-            float(camera.connected),
-        )
+        station, program, camera, name = self.station, self.station.program, self.camera, self.station.name
+        yield scraped.QUEUE_DEPTH.of(station.waiting(), name)
+        yield scraped.CAMERA_CONNECTED.of(camera.connected, name)
         if camera.last_frame_s is not None:
-            age_s = time.monotonic() - camera.last_frame_s
-            yield "aprilcam_frame_age_seconds", "Time since the newest frame came", *label, age_s
+            yield scraped.FRAME_AGE.of(time.monotonic() - camera.last_frame_s, name)
+        for counted, what in scraped.COUNTED_BY_CAMERAS.items():
+            yield what.of(camera.counters.get(counted, 0), name)
+        if (pid := self.supervisor.pid) is not None and (memory := _resident_bytes(pid)) is not None:
+            yield scraped.CAMERA_MEMORY.of(memory, name)
+        yield scraped.STATION_TAUGHT.of(isinstance(program.taught, Taught), name)
         if (threshold := program.threshold) is not None:
-            yield "aprilcam_threshold", "Score above which a frame fails", *label, threshold
-        text = "1 while the threshold in force was set against another calibration than the one that judges"
-        yield "aprilcam_threshold_stale", text, *label, float(program.threshold_stale)
+            yield scraped.THRESHOLD.of(threshold, name)
+        yield scraped.THRESHOLD_STALE.of(program.threshold_stale, name)
+        if isinstance(program.taught, Taught):
+            bank = program.bank.name if program.bank is not None else ""
+            yield scraped.BANK_INFO.of(1, name, program.recipe.name, bank, program.taught.mode)
         if program.bank is not None:
-            rows = sum(len(layer) for layer in program.bank.layers)
-            yield "aprilcam_bank_patches", "Patch features in the bank", *label, rows
+            yield scraped.BANK_PATCHES.of(sum(len(layer) for layer in program.bank.layers), name)
+
+
+def _resident_bytes(pid: int) -> int | None:
+    """Of a process (proc(5), statm: pages), None when it is gone."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -5,7 +5,7 @@ While no daemon runs there is neither builder nor program: the next start does w
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +38,8 @@ class Running:
     model: Mapping[str, JsonValue]
     """The fingerprint of the model that judges."""
     on_event: OnStationEvent
+    on_deleted: Callable[[str], None] = lambda _: None
+    """Told of each recipe that is gone."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class Recipes:
             raise CommandError("busy", f"recipe {recipe!r}: its running build did not end within {RETIRE_S:g} s. Try again")
         with self._shots.storing:
             self._store.remove(recipe)
+        if self._running is not None:
+            self._running.on_deleted(recipe)
         log.info("recipe %s: deleted", recipe)
 
     def select(self, station: str, recipe: str) -> None:

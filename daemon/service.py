@@ -5,10 +5,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +18,8 @@ from config.errors import AprilcamError
 from config.schema import Config, RecipeConfig
 from connectors.contract import ResultOut, Topics
 from connectors.metrics import Metrics
+from connectors.nvml import Gpus
+from connectors.scraped import Reading
 from connectors.systemd import Notifier
 from daemon.alarms import Alarms
 from daemon.announcer import Announcer
@@ -33,6 +34,7 @@ from daemon.drop import DropFolders
 from daemon.edge_node import EdgeNode
 from daemon.evidence import Evidence
 from daemon.exposure import exposures
+from daemon.exposure_drift import ExposureDrift
 from daemon.finisher import Finisher
 from daemon.floor import Floor, Surroundings
 from daemon.frames import NewestFrames
@@ -55,6 +57,7 @@ from daemon.recipe_store import RecipeStore
 from daemon.recipes import Recipes, Running
 from daemon.refit import Refit
 from daemon.reload import Reloader
+from daemon.score_drift import ScoreDrift
 from daemon.shots import Shots
 from daemon.station import Taught, Ticket, Untaught
 from daemon.teacher import Teacher
@@ -170,13 +173,15 @@ class Service:
             edge.start()
             stack.callback(edge.stop)
         dropped = self.metrics.archive_dropped
-        for reason in REASONS:
-            dropped.labels(reason)
+        self.metrics.expect(dropped, REASONS)
         self.archive = Archive(store, self.ledger, config.archive, lambda reason: dropped.labels(reason).inc())
         self.marks = Marks(self.ledger, self.archive)
         stack.callback(self.archive.close)
         self._late = LateJudgements(self.ledger)
-        self._overlays = Overlays(self._announcer.overlay, self._overlay_ended)
+        self._score_drift = ScoreDrift(self.ledger, self._store.recipes)
+        self._gpus = Gpus()
+        stack.callback(self._gpus.close)
+        self._overlays = Overlays(self._announcer.overlay, self.metrics.overlay)
         stack.callback(self._overlays.close)
         self._finisher = finisher = Finisher(
             self._announcer.topics,
@@ -203,15 +208,18 @@ class Service:
         lanes = detector.extractor.callers
         # One for the frame that commands may ask for, beside those that are on their way.
         beside = (1 + lanes) * batching.max_batch + 3
-        around = Surroundings(self.ledger, self._announcer, finisher, alarms, inspector, inbox, beside)
-        self._make_teacher(detector, inspector)
+        shots = Shots(store, self.ledger)
+        self._exposure_drift = ExposureDrift(floor.stations, shots, self.metrics.exposure_skipped.inc)
+        stack.callback(self._exposure_drift.close)
+        around = Surroundings(self.ledger, self._announcer, finisher, alarms, inspector, inbox, beside, self._exposure_drift.see)
+        self._make_teacher(detector, inspector, shots)
         stack.callback(self._builder.stop)
         recipes = {station: self._store.get(recipe) for station, recipe in self._store.stations().items()}
         floor.place(config, names, recipes, self.ledger)
         for recipe in self._store.recipes():
             self._start_recipe(self._store.get(recipe), detector)
         floor.open(config, names, around)
-        self.metrics.scrape_with(partial(self.health.gauges, self.archive))
+        self.metrics.scrape_with(self._readings)
         inspector.start(detector, list(floor.stations.values()), batching, lanes)
         floor.start(names)
         self._builder.start()
@@ -229,9 +237,9 @@ class Service:
             while not tried.wait(0.05) and not self._stop.is_set():
                 pass
 
-    def _make_teacher(self, detector: Detector, inspector: Inspector) -> None:
+    def _make_teacher(self, detector: Detector, inspector: Inspector, shots: Shots) -> None:
         folder, store, announcer = self.config.store.path, self._store, self._announcer
-        shots, banks = Shots(folder, self.ledger), Banks(folder, self.ledger, announcer.bank_corrupt)
+        banks = Banks(folder, self.ledger, announcer.bank_corrupt)
         programs = Programs(store, self._floor.stations, announcer.state, announcer.station_event)
         self._builder = Builder(
             folder,
@@ -247,7 +255,7 @@ class Service:
             bank_rows=self.config.inference.bank_rows,
         )
         self.teacher = Teacher(shots, banks, store.get, self._builder, announcer.recipe_event)
-        running = Running(self._builder, programs, detector.fingerprint, announcer.station_event)
+        running = Running(self._builder, programs, detector.fingerprint, announcer.station_event, self._recipe_deleted)
         self._programs = programs
         self._recipes = Recipes(store, shots, banks, knows_words=detector.knows_text, running=running)
 
@@ -349,22 +357,28 @@ class Service:
         self.archive.release(result_id)
         self._overlays.release(result_id)
 
-    def _overlay_ended(self, station: str, outcome: str) -> None:
-        if station in self._floor.stations:  # else its series would come back
-            self.metrics.overlay(station, outcome)
-
     def _judged_late(self, ticket: Ticket, outcome: Outcome) -> None:
-        if ticket.station.name in self._floor.stations:
-            self.metrics.late.labels(ticket.station.name).inc()
+        self.metrics.judged_late(ticket.station.name)
         self._late.add(ticket, outcome)
 
     def _committed(self, results: list[ResultOut]) -> None:
         """On the ledger's thread."""
         self.archive.committed(results)
         self._overlays.committed(results)
+        self._score_drift.committed(results)
         self._announcer.results(results)
         for result in results:
             self._observer.result(result)
+
+    def _recipe_deleted(self, recipe: str) -> None:
+        self.metrics.remove_recipe(recipe)
+        self._score_drift.forget(recipe)
+
+    def _readings(self) -> Iterator[Reading]:
+        """For Prometheus, on the HTTP thread."""
+        yield from self.health.readings()
+        for part in (self.archive, self._score_drift, self._exposure_drift, self._gpus):
+            yield from part.readings()
 
     # What commands ask.
 

@@ -108,6 +108,12 @@ class CameraSupervisor:
         """How the camera is now. May be read by any thread."""
         return self._status
 
+    @property
+    def pid(self) -> int | None:
+        """Of its process, None while it has none."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
     def start(self) -> None:
         """Begin; returns at once."""
         self._thread.start()

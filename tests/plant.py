@@ -85,7 +85,9 @@ class TestPlant:
             at=at,
         )
         self.teacher = Teacher(shots, banks, self.store.get, self.builder)
-        running = Running(self.builder, programs, detector.fingerprint, heard)
+        self.deleted: list[str] = []
+        """Recipes."""
+        running = Running(self.builder, programs, detector.fingerprint, heard, self.deleted.append)
         self.recipes = Recipes(self.store, shots, banks, knows_words=detector.knows_text, running=running)
         self._inspector.start(detector, [])
         self.builder.start()

@@ -168,6 +168,7 @@ class Daemon:
             yield from put("aprilcam_camera_connected", own, np.where(away[:, index], 0.0, 1.0))
             yield from put("aprilcam_frame_age_seconds", own, ages[:, index])
             yield from put("aprilcam_queue_depth", own, queue[:, index])
+            yield from put("aprilcam_station_taught", own, np.ones(len(times)))
             yield from put("aprilcam_threshold", own, np.full(len(times), THRESHOLD))
             yield from put("aprilcam_threshold_stale", own, np.zeros(len(times)))
             yield from put("aprilcam_bank_patches", own, np.full(len(times), 16384.0))

@@ -52,7 +52,7 @@ def quantile(share: float, metric: str, where: str, by: str, window: str) -> str
 def state(where: str) -> str:
     """AWAY ... INSPECTING for each instance and station."""
     connected = f"aprilcam_camera_connected{{{where}}}"
-    untaught = f"0 * {connected} + {UNTAUGHT} unless on (instance, station) aprilcam_threshold{{{where}}}"
+    untaught = f"0 * (aprilcam_station_taught{{{where}}} == 0) + {UNTAUGHT}"
     inspecting = f"0 * (aprilcam_frame_age_seconds{{{where}}} <= {IDLE_S}) + {INSPECTING}"
     code = f"({connected} == 0) or ({untaught}) or ({inspecting}) or (0 * {connected} + {IDLE})"
     return f"max by (instance, station) ({code})"

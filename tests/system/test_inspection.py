@@ -62,6 +62,11 @@ def test_good_parts_pass_scratched_ones_fail_and_the_mask_lies_on_the_scratch(tm
     assert code == 200
     assert 'aprilcam_results_total{reason="",recipe="disc",station="press",verdict="fail"} 5.0' in metrics
     assert 'aprilcam_frames_total{outcome="judged",station="press"} 10.0' in metrics
+    assert 'aprilcam_results_total{reason="no_frame",recipe="disc",station="press",verdict="unknown"} 0.0' in metrics
+    assert f'aprilcam_bank_info{{bank="{results[0]["bank"]}",mode="few_shot",recipe="disc",station="press"}} 1.0' in metrics
+    assert 'aprilcam_incomplete_frames_total{station="press"} 0.0' in metrics
+    assert 'aprilcam_messages_lost_total{reason="too_old",what="result"} 0.0' in metrics
+    assert "aprilcam_exposure_skipped_total 0.0" in metrics
     checked = subprocess.run(["promtool", "check", "metrics"], input=metrics, capture_output=True, text=True)
     assert (checked.returncode, checked.stderr) == (0, "")
     assert line.daemon.get("/healthz")[0] == 200
