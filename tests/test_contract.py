@@ -145,7 +145,7 @@ def test_the_tests_own_check_of_the_contract_finds_what_is_wrong(taught: Taught)
         ("plant/press/result", json.dumps({**result, "mask": {**result["mask"], "sha256": "0" * 64}}).encode()),
         ("plant/oven/result", messages[1].payload),
         ("plant/press/mask/x", b"png"),
-        ("plant/press/overlay", b""),
+        ("plant/press/overlay", b"picture"),
         ("plant/status", b"online"),
     ):
         before = len(check.complaints)
