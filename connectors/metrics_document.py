@@ -42,7 +42,7 @@ TAIL = """
 - The counters of a camera (`aprilcam_camera_packets_...`, `aprilcam_camera_buffer...`, `aprilcam_incomplete_frames_total`) come
   with its process's heartbeat: a process that is killed takes its last half second of them along. A driver that does not
   count something leaves it at zero; so does a folder of pictures.
-- GPU metrics need an NVIDIA driver and the package `nvidia-ml-py` (`pip install 'aprilcam[gpu]'`); without them they are absent.
+- GPU metrics need an NVIDIA driver; without one they are absent.
 - `process_*` and `python_info` are the Prometheus client's own, of the daemon's process. Cameras have processes of their own:
   `aprilcam_camera_resident_memory_bytes`, which holds the frames that it shares with the daemon.
 

@@ -120,6 +120,8 @@ class Announcer:
 
     def station_event(self, station: str, recipe: str, kind: EventKind, detail: Detail) -> None:
         """To one station."""
+        if station not in self._stations:
+            return  # it was removed meanwhile
         if kind == "recipe_prepared":
             self._metrics.add_station(station, recipe)
         self._publish([station], recipe, kind, detail)

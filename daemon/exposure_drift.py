@@ -65,12 +65,12 @@ def sample(pixels: Pixels, region: Region | None) -> Sample | None:
     height, width = pixels.shape[:2]
     if min(height, width) < 3:
         return None
-    step = max(1, min(height, width) // COARSE_PX)
+    down, right = max(1, height // COARSE_PX), max(1, width // COARSE_PX)
     tall, wide = min(TILE_PX, height), min(TILE_PX, width)
     tops = {round(place * (height - tall) / (TILES - 1)) for place in range(TILES)}
     lefts = {round(place * (width - wide) / (TILES - 1)) for place in range(TILES)}
     tiles = tuple(pixels[top : top + tall, left : left + wide].copy() for top in sorted(tops) for left in sorted(lefts))
-    return Sample(pixels[::step, ::step].copy(), tiles)
+    return Sample(pixels[::down, ::right].copy(), tiles)
 
 
 def measure(own: Sample) -> Measured:

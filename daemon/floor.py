@@ -151,8 +151,8 @@ class Floor:
     def _arrived(self, name: str, around: Surroundings, ring_slots: int, frame: Frame) -> None:
         self._frames.see(name, frame, ring_slots)
         self._metrics.frames_lost(name, frame.lost)
-        around.measure(name, frame)
         self.intakes[name].arrived(frame)
+        around.measure(name, frame)
 
     def _camera_changed(self, name: str, announcer: Announcer, status: CameraStatus) -> None:
         line = self.lines[name]

@@ -1,7 +1,9 @@
 """How the daemon is: for probes, the watchdog, people and Prometheus."""
 
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from typing import Any
 
 from config.schema import Config
@@ -105,15 +107,13 @@ class Health:
         """What is read at each scrape, on the HTTP thread."""
         for line in list(self._lines.values()):
             yield from line.readings()
-        reader = self._ledger.reader()
-        try:
-            outbox = outbox_totals(reader)
-        finally:
-            reader.close()
         yield scraped.LEDGER_FAILING.of(self._ledger.failing)
-        yield scraped.OUTBOX_DEPTH.of(outbox.rows)
-        yield scraped.OUTBOX_BYTES.of(outbox.bytes)
-        yield scraped.OUTBOX_AGE.of(max(0.0, time.time() - outbox.oldest_ns / 1e9) if outbox.oldest_ns is not None else 0.0)
+        # A file that cannot be read just now must not take the other metrics along.
+        with suppress(sqlite3.Error), closing(self._ledger.reader()) as reader:
+            outbox = outbox_totals(reader)
+            yield scraped.OUTBOX_DEPTH.of(outbox.rows)
+            yield scraped.OUTBOX_BYTES.of(outbox.bytes)
+            yield scraped.OUTBOX_AGE.of(max(0.0, time.time() - outbox.oldest_ns / 1e9) if outbox.oldest_ns is not None else 0.0)
         tls = self._config.mqtt.tls
         if tls is not None and tls.certificate_file is not None and (expiry := expiry_of(tls.certificate_file)) is not None:
             yield scraped.CERTIFICATE_EXPIRY.of(expiry.timestamp())

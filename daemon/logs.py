@@ -3,6 +3,7 @@
 The journal takes the level from a prefix (sd-daemon(3)), and adds time and unit itself.
 """
 
+import copy
 import json
 import logging
 import os
@@ -120,7 +121,9 @@ class Repeats(logging.Filter):
                 repeats.written += 1
                 return True
             repeats.held += 1
-            repeats.last = record
+            # Without what its traceback holds: frames of a failed batch keep their slots of the cameras' rings.
+            repeats.last = copy.copy(record)
+            repeats.last.exc_info = None
             self._changed.notify()
         return False
 

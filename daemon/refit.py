@@ -57,17 +57,21 @@ class Refit:
         for recipe in changes.recipes:
             self._teach(recipe, recipe.name in in_use, progress)
 
-        if removed := [name for name in changes.removed if name in floor.lines]:
+        self._store.configure(config.recipes, {own.name: own.recipe for own in config.stations})
+        # By what is there, not by the file before: an earlier reload may have been cut short.
+        wanted = {own.name for own in config.stations}
+        if removed := [name for name in floor.lines if name not in wanted]:
             floor.close(removed, "the station was removed")
             floor.remove(removed, self._around)
-        self._store.configure(config.recipes, {own.name: own.recipe for own in config.stations})
-        anew = [own.name for own in changes.changed if own.name in changes.camera_anew]
+        anew = [own.name for own in changes.changed if own.name in changes.camera_anew and own.name in floor.lines]
         floor.close(anew, "the station's camera was changed")
-        for own in changes.changed:
+        for own in config.stations:
+            if own.name not in floor.lines or (own == floor.stations[own.name].config and own.name not in anew):
+                continue
             floor.change(config, own)
             if not own.overlay:
                 self._around.announcer.clear_overlay(own.name)
-        added = [own.name for own in changes.added if own.name not in floor.lines]
+        added = [own.name for own in config.stations if own.name not in floor.lines]
         floor.place(config, added, self._recipes(), self._around.ledger)
         for name in added:
             self._around.inbox.add(name)
@@ -78,6 +82,9 @@ class Refit:
         floor.start([*anew, *added])
         self._drops.watch({recipe.name: recipe.drop for recipe in config.recipes if recipe.drop})
         self._builder.drop_unused()
+        for gone in changes.recipes_gone:
+            if gone not in self._store.recipes():
+                self._metrics.remove_recipe(gone)
         return {recipe: untaught.reason for recipe, untaught in self._untaught.items()}
 
     def _recipes(self) -> Mapping[str, RecipeConfig]:
@@ -95,16 +102,22 @@ class Refit:
                 self._teacher.start_idle(recipe, progress)
         except StoppingError:
             raise
-        except (AprilcamError, ModelError) as error:
-            self._untaught[recipe.name] = Untaught(str(error))
-            log.error("recipe %s: no bank: %s", recipe.name, error)  # noqa: TRY400 - the message says it all
+        except Exception as error:  # one recipe's trouble is not the others'
+            self._untaught[recipe.name] = _no_bank(recipe, error)
 
     def _follow(self, added: list[str], progress: Progress) -> None:
         """Each station inspects by the recipe that it has now."""
-        for name, recipe in self._recipes().items():
-            if name in added or self._floor.stations[name].program.recipe.name != recipe.name:
-                self._programs.give(name, recipe, self._ready(self._judging(recipe, progress)))
+        for name in self._store.stations():
+            while True:
+                recipe = self._store.get(self._store.stations()[name])
+                if name not in added and self._floor.stations[name].program.recipe.name == recipe.name:
+                    break
+                judging = self._ready(self._judging(recipe, progress))
+                if self._store.stations()[name] != recipe.name:
+                    continue  # a command selected another while this one was taught
+                self._programs.give(name, recipe, judging)
                 self._metrics.add_station(name, recipe.name)
+                break
 
     def _ready(self, taught: Taught | Untaught) -> Callable[[str], Taught | Untaught]:
         """What judges a recipe at the moment of the change; `taught`, where that is in memory no more."""
@@ -117,6 +130,13 @@ class Refit:
             return self._builder.teach(recipe, progress)
         except StoppingError:
             raise
-        except (AprilcamError, ModelError) as error:
-            log.error("recipe %s: no bank: %s", recipe.name, error)  # noqa: TRY400 - the message says it all
-            return Untaught(str(error))
+        except Exception as error:  # as above
+            return _no_bank(recipe, error)
+
+
+def _no_bank(recipe: RecipeConfig, error: Exception) -> Untaught:
+    if isinstance(error, AprilcamError | ModelError):
+        log.error("recipe %s: no bank: %s", recipe.name, error)
+        return Untaught(str(error))
+    log.error("recipe %s: no bank", recipe.name, exc_info=error)
+    return Untaught(f"{type(error).__name__}: {error}")

@@ -14,6 +14,8 @@ TIMES = 3
 """Connections in a row that must end over the same message."""
 SHORT_S = 5.0
 """A connection that lived longer did not end over what is sent at its beginning."""
+LEAST = 4_096
+"""Bytes: no broker hangs up on smaller ones for their size, and a result without polygons has to get through."""
 FORGET_S = 3_600.0
 """For so long a suspicion is acted on; then it is tried again."""
 
@@ -50,7 +52,7 @@ class Suspicion:
             self._suspect, self._times, self._largest_taken = None, 0, 0
             return
         largest = max(self._sent, key=lambda message: self._sent[message], default=None)
-        if put_off is None and (largest is None or self._sent[largest] <= self._largest_taken):
+        if put_off is None and (largest is None or self._sent[largest] <= max(self._largest_taken, LEAST)):
             self._suspect, self._times = None, 0
             return
         suspect = ("put off", put_off) if put_off is not None else ("too large", self._sent.get(largest, 0))
@@ -65,7 +67,7 @@ class Suspicion:
             return
         size = self._sent.get(largest, 0)
         # Half of it, so that a few hang-ups find what the broker takes; what it has taken, it takes.
-        self._limit, self._limit_until_s = max(self._largest_taken, size // 2), until_s
+        self._limit, self._limit_until_s = max(self._largest_taken, size // 2, LEAST), until_s
         told = "the broker hung up %d times on a message of %d bytes: larger ones than %d are not sent for an hour. "
         log.warning(told + "Set [mqtt] max_packet_bytes to what it takes.", TIMES, size, self._limit)
 

@@ -281,6 +281,31 @@ def test_stray_frames_at_a_line_that_stands_still_alert_nobody(tmp_path: Path) -
     promtool(tmp_path, test)
 
 
+def test_a_line_that_begins_with_many_fails_after_days_of_rest_is_told(tmp_path: Path) -> None:
+    series = {
+        parts("pass"): f"{hold(0, HOUR)} {ramp(0, 0.6, HOUR)}",
+        parts("fail"): f"{hold(0, HOUR)} {ramp(0, 0.4, HOUR)}",
+    }
+    alert = "AprilcamFailRatioHigh"
+    labels = f'{{alertname="{alert}",alertstate="firing",instance="line2",job="aprilcam",severity="warning",station="press"}}'
+    told = [{"labels": "ALERTS" + labels, "value": 1}]
+    for eval_s, expected in ((HOUR, []), (HOUR + 10 * MINUTE, told)):
+        promtool(
+            tmp_path,
+            {
+                "interval": f"{STEP_S}s",
+                "input_series": series_of(series),
+                "promql_expr_test": [
+                    {
+                        "expr": f"ALERTS{{alertname='{alert}',alertstate='firing'}}",
+                        "eval_time": f"{eval_s}s",
+                        "exp_samples": expected,
+                    }
+                ],
+            },
+        )
+
+
 def test_a_ratio_that_stays_bad_is_one_alert_though_the_line_pauses(tmp_path: Path) -> None:
     fault = next(own for own in FAULTS if own.alert == "AprilcamFailRatioHigh")
     bad = []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from config.errors import ConfigError
-from config.schema import Config
+from config.schema import Config, StoreConfig
 from daemon.client import daemon_runs
 
 Status = Literal["ok", "skipped", "warn", "fail"]
@@ -40,8 +40,10 @@ class Situation:
 
     @cached_property
     def daemon_runs(self) -> bool:
-        """Whether a daemon of this configuration runs now: nothing that it uses may be touched."""
-        return self.config is not None and daemon_runs(self.config.store.path)
+        """Whether a daemon of this configuration runs now, without one the daemon of the usual state folder: nothing that it
+        uses may be touched."""
+        store = self.config.store if self.config is not None else StoreConfig()
+        return daemon_runs(store.path)
 
     def read(self, path: str) -> str | None:
         """The text of a file below the root, without the space around; None where it is not there."""
