@@ -6,8 +6,9 @@ PICTURES ?=
 MINUTES ?= 60
 SEED ?= 1
 bin := .venv/bin
-# Tests that want the machine to themselves: whole daemons, cameras on a wire, processes that are judged by their silence.
-alone := tests/system tests/test_aravis.py tests/test_supervisor.py
+# Tests that want the machine to themselves: lines at a rate, deadlines, cameras on a wire, processes that are judged by their silence.
+alone := $(addprefix tests/system/test_,$(addsuffix .py,delivery demo inspection overload reload soak supervised triggers wire)) \
+	tests/test_aravis.py tests/test_supervisor.py
 
 .PHONY: run test demo-sheet picture node-red-picture grafana-pictures docs bench soak dist deb wheelhouse clean
 
