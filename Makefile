@@ -7,7 +7,7 @@ MINUTES ?= 60
 SEED ?= 1
 bin := .venv/bin
 # Tests that want the machine to themselves: lines at a rate, deadlines, cameras on a wire, processes that are judged by their silence.
-alone := $(addprefix tests/system/test_,$(addsuffix .py,delivery demo inspection overload reload soak supervised triggers wire)) \
+alone := $(addprefix tests/system/test_,$(addsuffix .py,delivery overload soak supervised triggers wire)) \
 	tests/test_aravis.py tests/test_supervisor.py
 
 .PHONY: run test demo-sheet picture node-red-picture grafana-pictures docs bench soak dist deb wheelhouse clean
