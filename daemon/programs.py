@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+from config.errors import AprilcamError
 from config.schema import RecipeConfig
 from connectors.contract import EventKind
 from daemon.builder import Detail
 from daemon.recipe_store import RecipeStore
 from daemon.station import Program, Station, Taught, Untaught
+from model.errors import ModelError
 
 log = logging.getLogger(__name__)
 
@@ -105,3 +107,12 @@ class Programs:
             "bank": program.bank.name if program.bank is not None else None,
         }
         self._on_event(station, recipe, "threshold_stale", detail)
+
+
+def no_bank(recipe: RecipeConfig, error: Exception) -> Untaught:
+    """What stands for a recipe's bank where there is none, for this reason, which the log tells."""
+    if isinstance(error, AprilcamError | ModelError):
+        log.error("recipe %s: no bank: %s", recipe.name, error)
+        return Untaught(str(error))
+    log.error("recipe %s: no bank", recipe.name, exc_info=error)
+    return Untaught(f"{type(error).__name__}: {error}")

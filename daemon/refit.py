@@ -1,9 +1,8 @@
 """Brings the running daemon to a configuration that was read again, station by station; those that are as before see nothing."""
 
-import logging
 from collections.abc import Callable, Mapping
 
-from config.errors import AprilcamError, StoppingError
+from config.errors import StoppingError
 from config.schema import RecipeConfig
 from connectors.metrics import Metrics
 from daemon.builder import Builder
@@ -11,13 +10,10 @@ from daemon.changes import Changes
 from daemon.drop import DropFolders
 from daemon.floor import Floor, Surroundings
 from daemon.maker import Progress
-from daemon.programs import Programs
+from daemon.programs import Programs, no_bank
 from daemon.recipe_store import RecipeStore
 from daemon.station import Taught, Untaught
 from daemon.teacher import Teacher
-from model.errors import ModelError
-
-log = logging.getLogger(__name__)
 
 
 class Refit:
@@ -103,7 +99,7 @@ class Refit:
         except StoppingError:
             raise
         except Exception as error:  # one recipe's trouble is not the others'
-            self._untaught[recipe.name] = _no_bank(recipe, error)
+            self._untaught[recipe.name] = no_bank(recipe, error)
 
     def _follow(self, added: list[str], progress: Progress) -> None:
         """Each station inspects by the recipe that it has now."""
@@ -131,12 +127,4 @@ class Refit:
         except StoppingError:
             raise
         except Exception as error:  # as above
-            return _no_bank(recipe, error)
-
-
-def _no_bank(recipe: RecipeConfig, error: Exception) -> Untaught:
-    if isinstance(error, AprilcamError | ModelError):
-        log.error("recipe %s: no bank: %s", recipe.name, error)
-        return Untaught(str(error))
-    log.error("recipe %s: no bank", recipe.name, exc_info=error)
-    return Untaught(f"{type(error).__name__}: {error}")
+            return no_bank(recipe, error)

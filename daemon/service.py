@@ -14,7 +14,6 @@ from typing import Protocol
 
 import numpy as np
 
-from config.errors import AprilcamError
 from config.schema import Config, RecipeConfig
 from connectors.contract import ResultOut, Topics
 from connectors.metrics import Metrics
@@ -52,20 +51,19 @@ from daemon.outbox_bounds import OutboxBounds
 from daemon.overlays import Overlays
 from daemon.part import Outcome
 from daemon.presets import load_preset
-from daemon.programs import Programs
+from daemon.programs import Programs, no_bank
 from daemon.recipe_store import RecipeStore
 from daemon.recipes import Recipes, Running
 from daemon.refit import Refit
 from daemon.reload import Reloader
 from daemon.score_drift import ScoreDrift
 from daemon.shots import Shots
-from daemon.station import Taught, Ticket, Untaught
+from daemon.station import Taught, Ticket
 from daemon.teacher import Teacher
 from daemon.web.api import Api
 from daemon.web.app import HttpServer, create_app
 from daemon.web.guard import Guard
 from model.detector import Detector
-from model.errors import ModelError
 
 log = logging.getLogger(__name__)
 
@@ -274,12 +272,7 @@ class Service:
         except _StoppedEarly:
             raise
         except Exception as error:
-            if isinstance(error, AprilcamError | ModelError):
-                log.error("recipe %s: no bank: %s", recipe.name, error)  # noqa: TRY400 - the message says it all
-                self._programs.taught(recipe, Untaught(str(error)))
-                return
-            log.exception("recipe %s: no bank", recipe.name)
-            self._programs.taught(recipe, Untaught(f"{type(error).__name__}: {error}"))
+            self._programs.taught(recipe, no_bank(recipe, error))
 
     def run(self) -> int:
         """Wait for SIGINT or SIGTERM while feeding the watchdog. The exit code."""
