@@ -152,6 +152,7 @@ def _addresses(config: Config, http_url: str) -> list[tuple[str, str]]:
     mqtt = config.mqtt
     user = f" -u {mqtt.username} -P PASSWORD" if mqtt.username else ""
     return [
+        ("page", f"{http_url}/"),
         ("verdicts", f"mosquitto_sub -h {mqtt.host} -p {mqtt.port}{user} -v -t '{mqtt.prefix}/+/result'"),
         ("metrics", f"{http_url}/metrics"),
         ("health", f"{http_url}/readyz"),

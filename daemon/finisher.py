@@ -22,6 +22,7 @@ from daemon.outbox import Message
 from daemon.overlays import Overlays
 from daemon.part import Outcome
 from daemon.station import Taught, Ticket
+from daemon.web.previews import Previews
 from model.regions import Region, find_regions
 
 log = logging.getLogger(__name__)
@@ -47,11 +48,13 @@ class Finisher:
         archive: Archive | None = None,
         on_late: Callable[[Ticket, Outcome], None] = lambda *_: None,
         overlays: Overlays | None = None,
+        previews: Previews | None = None,
     ) -> None:
         """on_late: told of a judgement that came after its ticket had ended at the deadline."""
         self._topics = topics
         self._archive = archive
         self._overlays = overlays
+        self._previews = previews
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="finisher")
         self._on_error = on_error
         self._on_late = on_late
@@ -76,6 +79,8 @@ class Finisher:
             self._archive.release(outcome.result.result_id)
         if self._overlays is not None:
             self._overlays.release(outcome.result.result_id)
+        if self._previews is not None:
+            self._previews.release(outcome.result.result_id)
         ticket.frame = replace(ticket.frame, pixels=None)  # lets go of its slot of the camera's ring
         first = ticket.outcome
         if first is not None and first.result.reason == "deadline" and outcome.result.verdict != "unknown":
@@ -126,7 +131,7 @@ class Finisher:
         mask: NDArray[np.uint8] | None = None,
         anomaly_map: NDArray[np.float32] | None = None,
     ) -> Outcome:
-        """The archive and the overlays hold copies of the pixels for its result_id, if they want them.
+        """The archive, the overlays and the page's previews hold copies of the pixels for its result_id, if they want them.
 
         It holds no pixels itself: what waits for the ledger is not to hold a slot of the camera's ring.
         """
@@ -173,6 +178,8 @@ class Finisher:
             self._archive.hold(result_id, verdict, frame.pixels, anomaly_map, program.region)
         if self._overlays is not None:
             self._overlays.hold(result_id, station.config, verdict, frame.pixels, mask, program.region)
+        if self._previews is not None:
+            self._previews.hold(result_id, station.name, verdict, frame.pixels)
         return Outcome(result, messages, self._topics.result(station.name))
 
 

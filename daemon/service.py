@@ -63,6 +63,7 @@ from daemon.teacher import Teacher
 from daemon.web.api import Api
 from daemon.web.app import HttpServer, create_app
 from daemon.web.guard import Guard
+from daemon.web.page import Page
 from model.detector import Detector
 
 log = logging.getLogger(__name__)
@@ -155,12 +156,17 @@ class Service:
         inbox = MqttCommands(config.mqtt, self.commands, names, lambda reply: self._announcer.publisher.reply(reply))
         self._announcer = Announcer(config.mqtt, VERSION, self.ledger, self.metrics, inbox, losses, floor.stations, floor.lines)
         self.health = Health(config, VERSION, self.ledger, self._announcer.publisher, floor.lines, self._reloader)
-        api = Api(self.commands, Guard(config.http, self._config_path), self.health.status)
+        guard = Guard(config.http, self._config_path)
+        api = Api(self.commands, guard, self.health.status)
+        self._page = page = Page(self.health.views, self.ledger, self.frames, guard.why_not)
         # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.
-        http = HttpServer(config.http, create_app(self.metrics.text, self.health.alive, self.health.ready, [api.mount()]))
+        http = HttpServer(
+            config.http, create_app(self.metrics.text, self.health.alive, self.health.ready, [api.mount(), *page.routes()])
+        )
         self.http_url = http.url
         http.start()
         stack.callback(http.stop)
+        stack.callback(page.live.close)
         inbox.start()
         stack.callback(inbox.stop)
         self._announcer.publisher.start()
@@ -187,6 +193,7 @@ class Service:
             archive=self.archive,
             on_late=self._judged_late,
             overlays=self._overlays,
+            previews=page.previews,
         )
         alarms = Alarms()
         stack.callback(alarms.stop)
@@ -349,6 +356,7 @@ class Service:
     def _release(self, result_id: str) -> None:
         self.archive.release(result_id)
         self._overlays.release(result_id)
+        self._page.previews.release(result_id)
 
     def _judged_late(self, ticket: Ticket, outcome: Outcome) -> None:
         self.metrics.judged_late(ticket.station.name)
@@ -360,6 +368,7 @@ class Service:
         self._overlays.committed(results)
         self._score_drift.committed(results)
         self._announcer.results(results)
+        self._page.live.committed(results)
         for result in results:
             self._observer.result(result)
 

@@ -1,0 +1,136 @@
+"""The operator page: server-rendered, with one small script; what it shows and does, MQTT, metrics and commands do without it."""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from daemon.frames import NewestFrames
+from daemon.ledger import Ledger
+from daemon.line import StationView
+from daemon.web.live import Document, Live, row
+from daemon.web.previews import Previews, jpeg
+
+TREND = 60
+"""Results whose scores a station's trend shows."""
+STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""Nothing comes from elsewhere, nothing inline runs, and nobody frames the page (CSP level 3)."""
+
+
+class Page:
+    """The routes of the page."""
+
+    def __init__(
+        self,
+        views: Callable[[], list[StationView]],
+        ledger: Ledger,
+        frames: NewestFrames,
+        permit: Callable[[Request], str | None],
+    ) -> None:
+        """permit: why a request may not see the page, None where it may."""
+        self._views = views
+        self._ledger = ledger
+        self._frames = frames
+        self._permit = permit
+        self.previews = Previews()
+        self.live = Live(self.previews, self._states)
+        here = files("daemon.web")
+        self._texts = tomllib.loads((here / "texts.toml").read_text(encoding="utf-8"))
+        self._static = {name: (here / "static" / name).read_bytes() for name in STATIC}
+        self._templates = jinja2.Environment(
+            loader=jinja2.FunctionLoader(lambda name: (here / "templates" / name).read_text(encoding="utf-8")),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+
+    def routes(self) -> list[Route]:
+        """Those of the page, each permitted by itself."""
+        shown = {
+            "/": self._wall,
+            "/live": self._live,
+            "/preview/{station}.jpg": self._preview,
+            "/static/{name}": self._file,
+        }
+        return [Route(path, self._guarded(show)) for path, show in shown.items()]
+
+    def _guarded(self, show: Callable[[Request], Response]) -> Callable[[Request], Response]:
+        def answer(request: Request) -> Response:
+            refusal = self._permit(request)
+            response = PlainTextResponse(f"{refusal}\n", status_code=403) if refusal is not None else show(request)
+            response.headers.update(HEADERS)
+            return response
+
+        return answer
+
+    def _states(self) -> Mapping[str, Document]:
+        return {view.station: _state(view) for view in self._views()}
+
+    def _wall(self, _: Request) -> Response:
+        stations = [{"state": state, "rows": self._rows(name)} for name, state in self._states().items()]
+        return self._html("wall.html", stations=stations, trend=TREND)
+
+    def _rows(self, station: str) -> list[Document]:
+        """A station's newest results, oldest first."""
+        with closing(self._ledger.reader()) as reader:
+            rows = reader.execute(
+                "SELECT station, sequence, result_id, recipe, verdict, reason, score, threshold, created_ns FROM results"
+                " WHERE station = ? ORDER BY sequence DESC LIMIT ?",
+                (station, TREND),
+            ).fetchall()
+        return [row(*(*told[:-1], datetime.fromtimestamp(told[-1] / 1e9, UTC))) for told in reversed(rows)]
+
+    def _html(self, template: str, **shown: Any) -> Response:
+        return HTMLResponse(self._templates.get_template(template).render(text=self._texts, **shown))
+
+    def _live(self, _: Request) -> Response:
+        if self.live.full:
+            return PlainTextResponse("Too many browsers look at this page.\n", status_code=503, headers={"Retry-After": "5"})
+        return StreamingResponse(self.live.stream(), media_type="text/event-stream")
+
+    def _preview(self, request: Request) -> Response:
+        """The part that was judged last while somebody looked; before the first, the newest frame."""
+        station = request.path_params["station"]
+        if station not in self._states():
+            return PlainTextResponse("no such station\n", status_code=404)
+        self.previews.look()
+        picture = self.previews.newest(station)
+        if picture is None and (pixels := self._frames.last(station)) is not None:
+            picture = jpeg(pixels)
+        if picture is None:
+            return PlainTextResponse("no picture yet\n", status_code=404)
+        return Response(picture, media_type="image/jpeg")
+
+    def _file(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in STATIC:
+            return PlainTextResponse("no such file\n", status_code=404)
+        return Response(self._static[name], media_type=STATIC[name])
+
+
+def _state(view: StationView) -> Document:
+    return {
+        "station": view.station,
+        "state": view.state,
+        "inspects": view.state == "ContinuousExecution",
+        "reason": view.reason,
+        "recipe": view.recipe,
+        "threshold": view.threshold,
+        "threshold_stale": view.threshold_stale,
+        "advice": view.advice,
+    }

@@ -1,0 +1,107 @@
+"""Previews: the newest judged part of each station as a JPEG, for people who look at the operator page, and for nobody else.
+
+While nobody looks, `hold` returns at once. While somebody does, it copies a small picture of a part at most `MOST_HZ` times a
+second and station; the JPEG is encoded when a browser asks for it, on the HTTP port's threads, once for all who look.
+"""
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.contract import ResultOut, Verdict
+from daemon.overlay_picture import fitted
+from model.errors import ModelError
+
+MOST_HZ = 4.0
+"""Previews of a station a second. A part that does not pass is always held."""
+SIDE = 640
+"""Pixels of the longer side, at most."""
+HELD = 64
+"""Parts whose result is not committed yet, of all stations; the oldest is given up."""
+QUALITY = 80
+LOOKS_S = 5.0
+"""So long after it was last asked for, a station still counts as looked at."""
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(eq=False)
+class Preview:
+    """A judged part. pixels: H x W, or H x W x 3 (RGB), small."""
+
+    result_id: str
+    pixels: Pixels
+    jpeg: bytes | None = None
+
+
+class Previews:
+    """`hold`, `release` and `committed` return at once; any method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._encoding = threading.Lock()
+        self._held: dict[str, Preview] = {}
+        self._newest: dict[str, Preview] = {}
+        self._due_s: dict[str, float] = {}
+        self._looks_until_s = 0.0
+
+    def look(self) -> None:
+        """Somebody looks at the page."""
+        self._looks_until_s = time.monotonic() + LOOKS_S
+
+    def hold(self, result_id: str, station: str, verdict: Verdict, pixels: Pixels | None) -> None:
+        """Copy a small picture of a part (pixels: the whole frame), where somebody looks and one is due."""
+        now_s = time.monotonic()
+        if pixels is None or now_s > self._looks_until_s:
+            return
+        with self._lock:
+            if verdict == "pass" and now_s < self._due_s.get(station, 0.0):
+                return
+            self._due_s[station] = now_s + 1.0 / MOST_HZ
+        preview = Preview(result_id, fitted(pixels, SIDE))
+        with self._lock:
+            self._held[result_id] = preview
+            while len(self._held) > HELD:
+                self._held.pop(next(iter(self._held)))
+
+    def release(self, result_id: str) -> None:
+        """The result will not be."""
+        with self._lock:
+            self._held.pop(result_id, None)
+
+    def committed(self, results: Iterable[ResultOut]) -> set[str]:
+        """The ledger has these results. Those (by result_id) that can be shown now."""
+        shown = set()
+        with self._lock:
+            for result in results:
+                if (preview := self._held.pop(result.result_id, None)) is not None:
+                    self._newest[result.station] = preview
+                    shown.add(result.result_id)
+        return shown
+
+    def newest(self, station: str) -> bytes | None:
+        """The JPEG of the part that was judged last while somebody looked; None before the first."""
+        with self._lock:
+            preview = self._newest.get(station)
+        if preview is None:
+            return None
+        with self._encoding:  # twenty who look cost one encoding
+            if preview.jpeg is None:
+                preview.jpeg = jpeg(preview.pixels)
+            return preview.jpeg
+
+
+def jpeg(pixels: Pixels) -> bytes:
+    """A JPEG of H x W, or H x W x 3 (RGB), made small enough for a preview."""
+    small = fitted(pixels, SIDE)
+    encoded, data = cv2.imencode(
+        ".jpg", small if small.ndim == 2 else np.ascontiguousarray(small[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+    )
+    if not encoded:
+        raise ModelError(f"preview: cannot encode {small.shape} as JPEG")
+    return data.tobytes()

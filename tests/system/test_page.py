@@ -1,0 +1,47 @@
+"""The operator page of a whole daemon, in a real browser."""
+
+from pathlib import Path
+
+from tests.broker import wait_for
+from tests.browser import Browser
+from tests.parts import write_parts
+from tests.system.daemon import Line, folder_station
+
+TILE = "document.querySelector('.station')"
+
+
+def test_a_part_fails_on_the_wall_and_a_lost_daemon_is_told_until_it_is_back(tmp_path: Path, lines: list[Line]) -> None:
+    write_parts(tmp_path / "parts", range(4))
+    write_parts(tmp_path / "parts", range(2), scratched=True, start=4)
+    line = Line(tmp_path, folder_station("press", tmp_path / "parts"))
+    lines.append(line)
+    config = line.daemon.config
+    config.write_text(config.read_text().replace("rate_hz = 20.0", "rate_hz = 2.0"))
+    line.daemon.start()
+    line.wait_results("press", 1)
+    browser = Browser(tmp_path, width=390, height=844)
+    try:
+        browser.open(f"http://127.0.0.1:{line.daemon.http_port}/")
+        wait_for(lambda: browser.run(f"{TILE}?.dataset.verdict") == "fail", "a fail")
+        wait_for(lambda: browser.run(f"{TILE}.dataset.verdict") == "pass", "a pass")
+        word, width = browser.run(f"[{TILE}.querySelector('.verdict').textContent, {TILE}.querySelector('img').naturalWidth]")
+        assert word == "✔ PASS"
+        assert width == 256
+        seen = browser.run("tiles.get('press').rows.map((row) => [row.result_id, row.verdict])")
+        assert {verdict for _, verdict in seen} == {"pass", "fail"}
+        wait_for(lambda: {own["result_id"] for own in line.results("press")} >= {own for own, _ in seen}, "those results")
+        judged = {own["result_id"]: own["verdict"] for own in line.results("press")}
+        assert all(judged[result_id] == verdict for result_id, verdict in seen)
+        # No sideways scrolling on a phone.
+        assert browser.run("document.documentElement.scrollWidth") <= 390
+
+        assert line.daemon.end() == 0
+        wait_for(lambda: "Connection lost" in browser.run("document.getElementById('lost').textContent"), "the banner")
+        line.daemon.start()
+        before = len(seen)
+        wait_for(lambda: browser.run("document.getElementById('lost').textContent") == "", "the page to recover", 60)
+        # What came before the stop is there again, from the ledger.
+        count = "typeof tiles === 'undefined' ? 0 : tiles.get('press')?.rows.length ?? 0"
+        wait_for(lambda: browser.run(count) > before, "results after it", 30)
+    finally:
+        browser.close()
