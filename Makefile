@@ -10,7 +10,7 @@ bin := .venv/bin
 alone := $(addprefix tests/system/test_,$(addsuffix .py,delivery overload soak supervised triggers wire)) \
 	tests/test_aravis.py tests/test_supervisor.py
 
-.PHONY: run test demo-sheet picture node-red-picture grafana-pictures docs bench soak dist deb wheelhouse clean
+.PHONY: run test demo-sheet picture node-red-picture grafana-pictures page-pictures docs bench soak dist deb wheelhouse clean
 
 run: .venv/installed
 ifeq ($(CONFIG),)
@@ -29,6 +29,10 @@ picture: .venv/installed
 node-red-picture: .venv/installed
 	@demo/debian-packages mosquitto chromium
 	@$(bin)/python -m tests.node_red_picture
+
+page-pictures: .venv/installed
+	@demo/debian-packages mosquitto chromium
+	@$(bin)/python -m tests.page_pictures docs
 
 grafana-pictures: .venv/installed
 	@demo/debian-packages prometheus

@@ -158,7 +158,7 @@ class Service:
         self.health = Health(config, VERSION, self.ledger, self._announcer.publisher, floor.lines, self._reloader)
         guard = Guard(config.http, self._config_path)
         api = Api(self.commands, guard, self.health.status)
-        self._page = page = Page(self.health.views, self.ledger, self.frames, guard.why_not)
+        self._page = page = Page(self.health.views, self.ledger, self.frames, self.commands, guard.why_not)
         # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.
         http = HttpServer(
             config.http, create_app(self.metrics.text, self.health.alive, self.health.ready, [api.mount(), *page.routes()])
@@ -179,6 +179,7 @@ class Service:
         dropped = self.metrics.archive_dropped
         self.metrics.expect(dropped, REASONS)
         self.archive = Archive(store, self.ledger, config.archive, lambda reason: dropped.labels(reason).inc())
+        page.archive = self.archive
         self.marks = Marks(self.ledger, self.archive)
         stack.callback(self.archive.close)
         self._late = LateJudgements(self.ledger)

@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -16,9 +17,11 @@ import pytest
 
 from config.schema import HttpConfig
 from connectors.contract import ResultOut
+from daemon.commands import Commands
 from daemon.frames import NewestFrames
 from daemon.ledger import Ledger
 from daemon.line import StationView
+from daemon.recipe_store import RecipeStore
 from daemon.web.app import HttpServer, create_app
 from daemon.web.guard import Guard
 from daemon.web.live import MOST_VIEWERS
@@ -46,7 +49,9 @@ class Wall:
         self.ledger = Ledger(folder, self._committed)
         config = HttpConfig(port=0)
         guard = Guard(config, folder / "x.toml")
-        self.page = Page(lambda: self.views, self.ledger, NewestFrames(), guard.why_not)
+        frames = NewestFrames()
+        commands = Commands(RecipeStore(folder, self.ledger, [], {}), frames, lambda *_: None)
+        self.page = Page(lambda: self.views, self.ledger, frames, commands, guard.why_not)
         self._server = HttpServer(config, create_app(lambda: b"", lambda: (True, {}), lambda: (True, {}), self.page.routes()))
         self._server.start()
         self.http = httpx.Client(base_url=self._server.url, trust_env=False, timeout=20)
@@ -185,6 +190,11 @@ def test_every_answer_carries_the_policy_and_a_foreign_page_gets_none(wall: Wall
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert wall.http.get(path, headers={"Host": "evil.example"}).status_code == 403
     assert wall.http.get(path, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+
+
+def test_no_text_has_a_name_that_templates_take_for_a_method_of_the_table() -> None:
+    texts = tomllib.loads((files("daemon.web") / "texts.toml").read_text(encoding="utf-8"))
+    assert [key for table in texts.values() for key in (*texts, *table) if hasattr(dict, key)] == []
 
 
 def test_the_page_names_no_address_elsewhere() -> None:

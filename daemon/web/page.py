@@ -12,15 +12,20 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from config.errors import ArchiveError, CommandError
+from daemon.archive import Archive
+from daemon.commands import Commands
 from daemon.frames import NewestFrames
 from daemon.ledger import Ledger
 from daemon.line import StationView
 from daemon.web.live import Document, Live, row
 from daemon.web.previews import Previews, jpeg
 
+REJECTS = 60
+"""Archived results on one page."""
 TREND = 60
 """Results whose scores a station's trend shows."""
-STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
+STATIC = {"page.css": "text/css", "page.js": "text/javascript", "rejects.js": "text/javascript"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -39,15 +44,19 @@ class Page:
         views: Callable[[], list[StationView]],
         ledger: Ledger,
         frames: NewestFrames,
+        commands: Commands,
         permit: Callable[[Request], str | None],
     ) -> None:
         """permit: why a request may not see the page, None where it may."""
         self._views = views
         self._ledger = ledger
         self._frames = frames
+        self._commands = commands
         self._permit = permit
         self.previews = Previews()
         self.live = Live(self.previews, self._states)
+        self.archive: Archive | None = None
+        """Once it is there."""
         here = files("daemon.web")
         self._texts = tomllib.loads((here / "texts.toml").read_text(encoding="utf-8"))
         self._static = {name: (here / "static" / name).read_bytes() for name in STATIC}
@@ -63,6 +72,8 @@ class Page:
         """Those of the page, each permitted by itself."""
         shown = {
             "/": self._wall,
+            "/rejects": self._rejects,
+            "/archive/{result_id}.jpg": self._archived,
             "/live": self._live,
             "/preview/{station}.jpg": self._preview,
             "/static/{name}": self._file,
@@ -97,6 +108,30 @@ class Page:
 
     def _html(self, template: str, **shown: Any) -> Response:
         return HTMLResponse(self._templates.get_template(template).render(text=self._texts, **shown))
+
+    def _rejects(self, request: Request) -> Response:
+        """Archived parts that failed or that nobody judged, newest first."""
+        station, verdict = request.query_params.get("station", ""), request.query_params.get("verdict", "fail")
+        asked = {"verdict": verdict, "limit": REJECTS} | ({"station": station} if station else {})
+        try:
+            results = self._commands.run("results", asked)["results"]
+        except CommandError as error:
+            return PlainTextResponse(f"{error}\n", status_code=400 if error.code != "busy" else 503)
+        for own in results:
+            moment = datetime.fromisoformat(own["created_at"])
+            own["at"], own["utc"] = f"{moment.astimezone():%Y-%m-%d %H:%M:%S}", f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+        return self._html(
+            "rejects.html", results=results, stations=list(self._states()), station=station, verdict=verdict, most=REJECTS
+        )
+
+    def _archived(self, request: Request) -> Response:
+        """An archived part, made small."""
+        if self.archive is None:
+            return PlainTextResponse("the daemon is starting\n", status_code=503)
+        try:
+            return Response(jpeg(self.archive.pixels(request.path_params["result_id"])), media_type="image/jpeg")
+        except ArchiveError as error:
+            return PlainTextResponse(f"{error}\n", status_code=404)
 
     def _live(self, _: Request) -> Response:
         if self.live.full:

@@ -1,5 +1,6 @@
 """The operator page of a whole daemon, in a real browser."""
 
+import json
 from pathlib import Path
 
 from tests.broker import wait_for
@@ -36,12 +37,52 @@ def test_a_part_fails_on_the_wall_and_a_lost_daemon_is_told_until_it_is_back(tmp
         assert browser.run("document.documentElement.scrollWidth") <= 390
 
         assert line.daemon.end() == 0
-        wait_for(lambda: "Connection lost" in browser.run("document.getElementById('lost').textContent"), "the banner")
+        wait_for(lambda: "Connection lost" in str(browser.run("document.getElementById('lost')?.textContent")), "the banner")
         line.daemon.start()
         before = len(seen)
-        wait_for(lambda: browser.run("document.getElementById('lost').textContent") == "", "the page to recover", 60)
+        wait_for(lambda: browser.run("document.getElementById('lost')?.textContent") == "", "the page to recover", 60)
         # What came before the stop is there again, from the ledger.
         count = "typeof tiles === 'undefined' ? 0 : tiles.get('press')?.rows.length ?? 0"
         wait_for(lambda: browser.run(count) > before, "results after it", 30)
+    finally:
+        browser.close()
+
+
+def test_a_rejected_part_is_marked_good_and_promoted_on_the_page(tmp_path: Path, lines: list[Line]) -> None:
+    write_parts(tmp_path / "parts", range(2))
+    write_parts(tmp_path / "parts", range(1), scratched=True, start=2)
+    line = Line(tmp_path, folder_station("press", tmp_path / "parts", "loop = false"))
+    lines.append(line)
+    line.daemon.start()
+    line.wait_results("press", 3)
+    browser = Browser(tmp_path, width=1280, height=800)
+
+    def marks() -> list[str | None]:
+        return [own["mark"] for own in json.loads(line.daemon.get("/api/results?verdict=fail")[1])["results"]]
+
+    def note() -> str:
+        return str(browser.run("document.querySelector('.part .note').textContent"))
+
+    def word() -> str:
+        return str(browser.run("document.querySelector('.mark').textContent"))
+
+    try:
+        wait_for(lambda: marks() == [None], "the archive")
+        browser.open(f"http://127.0.0.1:{line.daemon.http_port}/rejects")
+        wait_for(lambda: browser.run("document.querySelector('.part img')?.naturalWidth") == 256, "the picture")
+        browser.click(".part button[data-mark=bad]")
+        wait_for(lambda: word() == "marked bad", "the mark")
+        assert marks() == ["bad"]
+        browser.click(".part button[data-promote]")
+        wait_for(lambda: "marked bad" in note(), "the refusal")
+        browser.click(".part button[data-mark=good]")
+        wait_for(lambda: word() == "marked good", "the other mark")
+        assert marks() == ["good"]
+        browser.click(".part button[data-promote]")
+        wait_for(lambda: note().startswith("Held back"), "the gate")  # a scratch is far over the threshold
+        before = len(json.loads(line.daemon.get("/api/recipes/disc/shots")[1])["shots"])
+        browser.click(".part button[data-promote]")
+        wait_for(lambda: note().startswith("It is a reference shot"), "the yes of a person")
+        assert len(json.loads(line.daemon.get("/api/recipes/disc/shots")[1])["shots"]) == before + 1
     finally:
         browser.close()
