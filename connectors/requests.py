@@ -5,12 +5,14 @@ to answers; a request with a field that is not known is refused, so that a typin
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.json_schema import models_json_schema
 
 from config.schema import Name, Region
@@ -41,6 +43,23 @@ Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 """A hash or its beginning."""
 Base64 = Annotated[str, Field(min_length=4, max_length=MAX_BASE64)]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _aware(given: object) -> datetime:
+    mend = "expected RFC 3339 with its zone, as in 2026-05-04T06:00:00Z or 2026-05-04T08:00:00+02:00 (in an address + is %2B)"
+    if not isinstance(given, str) or not _RFC_3339.fullmatch(given.upper()):
+        raise ValueError(mend)
+    try:
+        return datetime.fromisoformat(given.upper())
+    except ValueError as error:
+        raise ValueError(f"{error}, {mend}") from None
+
+
+When = Annotated[datetime, BeforeValidator(_aware)]
+"""A moment with its zone, as RFC 3339 writes it."""
 
 
 class Request(BaseModel):
@@ -183,10 +202,15 @@ class Part(Request):
 
 
 class Results(Request):
-    """List archived results, newest first."""
+    """List archived results, newest first: those for which all holds that is given. `since` this moment and `until` (not at)
+    that one they were made; `before`: those that follow this result_id, and so the next page."""
 
     station: Name | None = None
+    recipe: Name | None = None
     verdict: Verdict | None = None
+    since: When | None = None
+    until: When | None = None
+    before: ResultId | None = None
     limit: int = Field(default=20, ge=1, le=500)
 
 

@@ -30,7 +30,20 @@ from config.schema import ArchiveConfig, Region
 from connectors import scraped
 from connectors.contract import ResultOut, Verdict
 from daemon.archive_files import encode_set, read_map, read_pixels, remove_set, write_set
-from daemon.archive_rows import CREATE, Archived, StoredSet, drop, find, in_folder, insert, latest, take_older, take_oldest
+from daemon.archive_rows import (
+    CREATE,
+    EVERY,
+    Archived,
+    Selection,
+    StoredSet,
+    drop,
+    find,
+    in_folder,
+    insert,
+    latest,
+    take_older,
+    take_oldest,
+)
 from daemon.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -159,10 +172,10 @@ class Archive:
         with closing(self._ledger.reader()) as reader:
             return find(reader, self.root, result_id)
 
-    def latest(self, station: str | None = None, verdict: Verdict | None = None, limit: int = 50) -> list[Archived]:
-        """Archived results, newest first; of one station, of one verdict, or of all."""
+    def latest(self, selection: Selection = EVERY, limit: int = 50) -> list[Archived]:
+        """Archived results, newest first. Raises ArchiveError when the one that they are to follow is not there."""
         with closing(self._ledger.reader()) as reader:
-            return latest(reader, self.root, station, verdict, limit)
+            return latest(reader, self.root, selection, limit)
 
     def pixels(self, result_id: str) -> NDArray[np.uint8]:
         """The whole frame as it came from the camera: H x W, or H x W x 3, RGB. Raises ArchiveError."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from config.errors import ArchiveError
 from connectors.contract import ResultOut, Verdict
 
 MARKED_KEPT = 200
@@ -24,6 +25,10 @@ CREATE = (
     "CREATE INDEX IF NOT EXISTS archived_order ON archived (rank, created_ns)",
     "CREATE INDEX IF NOT EXISTS archived_time ON archived (created_ns)",
     "CREATE INDEX IF NOT EXISTS archived_folder ON archived (folder)",
+    # Each in the order in which results are listed.
+    "CREATE INDEX IF NOT EXISTS archived_station ON archived (station, created_ns)",
+    "CREATE INDEX IF NOT EXISTS archived_recipe ON archived (recipe, created_ns)",
+    "CREATE INDEX IF NOT EXISTS archived_verdict ON archived (verdict, created_ns)",
     "CREATE INDEX IF NOT EXISTS archived_kept ON archived (recipe, kept_ns) WHERE rank = 2",
 )
 AT_ONCE = 64
@@ -65,6 +70,24 @@ class Archived:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which archived results are meant: those for which all holds that is not None."""
+
+    station: str | None = None
+    recipe: str | None = None
+    verdict: Verdict | None = None
+    since: datetime | None = None
+    """Made at this moment or later; aware."""
+    until: datetime | None = None
+    """Made before this moment; aware."""
+    before: str | None = None
+    """A result_id: those that follow it, newest first, and so the next page."""
+
+
+EVERY = Selection()
+
+
+@dataclass(frozen=True)
 class StoredSet:
     """What giving a result up needs to know."""
 
@@ -81,7 +104,7 @@ def insert(connection: sqlite3.Connection, *, result: ResultOut, folder: str, si
         "INSERT OR REPLACE INTO archived VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
         (
             result.result_id, result.station, result.recipe, result.bank, result.verdict, result.reason, result.score,
-            result.threshold, int(result.created_at.timestamp() * 1e9), folder, files, size, rank,
+            result.threshold, _ns(result.created_at), folder, files, size, rank,
         ),
     )  # fmt: skip
 
@@ -148,14 +171,37 @@ def find(reader: sqlite3.Connection, root: Path, result_id: str) -> Archived | N
     return _archived(root, row) if row else None
 
 
-def latest(reader: sqlite3.Connection, root: Path, station: str | None, verdict: Verdict | None, limit: int) -> list[Archived]:
-    """The newest first."""
-    rows = reader.execute(
-        f"SELECT {_COLUMNS} FROM archived WHERE station = coalesce(?, station)"  # noqa: S608 - the columns are ours
-        " AND verdict = coalesce(?, verdict) ORDER BY created_ns DESC, result_id DESC LIMIT ?",
-        (station, verdict, limit),
-    )
-    return [_archived(root, row) for row in rows]
+def latest(reader: sqlite3.Connection, root: Path, selection: Selection, limit: int) -> list[Archived]:
+    """The newest first. Raises ArchiveError when the result that they are to follow is not there."""
+    query, values = listing(reader, selection)
+    return [_archived(root, row) for row in reader.execute(query, (*values, limit))]
+
+
+def listing(reader: sqlite3.Connection, selection: Selection) -> tuple[str, list[str | int]]:
+    """(SQL, its values but the last, which is how many at most). Raises ArchiveError as `latest` does."""
+    # Only what is asked for stands in the query, so that its index serves it.
+    conditions: list[tuple[str, tuple[str | int, ...]]] = [
+        (f"{column} = ?", (value,))
+        for column, value in (("station", selection.station), ("recipe", selection.recipe), ("verdict", selection.verdict))
+        if value is not None
+    ]
+    if selection.since is not None:
+        conditions.append(("created_ns >= ?", (_ns(selection.since),)))
+    if selection.until is not None:
+        conditions.append(("created_ns < ?", (_ns(selection.until),)))
+    if selection.before is not None:
+        row = reader.execute("SELECT created_ns FROM archived WHERE result_id = ?", (selection.before,)).fetchone()
+        if row is None:
+            raise ArchiveError(f"no result {selection.before!r} is archived (any more). Begin again without `before`")
+        conditions.append(("(created_ns, result_id) < (?, ?)", (row[0], selection.before)))
+    where = " AND ".join(condition for condition, _ in conditions) or "true"
+    query = f"SELECT {_COLUMNS} FROM archived WHERE {where} ORDER BY created_ns DESC, result_id DESC LIMIT ?"  # noqa: S608
+    return query, [value for _, values in conditions for value in values]
+
+
+def _ns(moment: datetime) -> int:
+    """Since 1970; what SQLite cannot hold (before 1677, after 2262) becomes the nearest that it can."""
+    return max(-(2**63), min(2**63 - 1, int(moment.timestamp() * 1e9)))
 
 
 def _archived(root: Path, row: tuple[Any, ...]) -> Archived:

@@ -188,11 +188,16 @@ def rollback(
 def results(
     station: Annotated[str | None, typer.Option(metavar="NAME", help="Of this station only.")] = None,
     verdict: Annotated[Verdict | None, typer.Option(help="With this verdict only.")] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="NAME", help="Judged by this recipe only.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Made then or later: 2026-05-04T08:00:00+02:00.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Made before.")] = None,
+    before: Annotated[str | None, typer.Option(metavar="RESULT", help="Those that follow this one: the next page.")] = None,
     limit: Annotated[int, typer.Option(metavar="N", help="At most so many.", min=1, max=500)] = 20,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """List archived results, newest first: what can be marked and promoted."""
-    given = {"station": station, "verdict": verdict.value if verdict else None}
+    given = {"station": station, "recipe": recipe, "verdict": verdict.value if verdict else None}
+    given |= {"since": since, "until": until, "before": before}
     request = {"limit": limit, **{field: value for field, value in given.items() if value is not None}}
     with connect(config) as runner:
         rows = runner.run("results", request)["results"]

@@ -7,8 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.contract import Verdict
-from daemon.archive_rows import Archived
+from daemon.archive_rows import Archived, Selection
 from daemon.marks import Mark
 from daemon.part import Identity
 from daemon.recipes import Recipes
@@ -40,8 +39,8 @@ class Frames(Protocol):
 class Archive(Protocol):
     """Pictures of past results."""
 
-    def latest(self, station: str | None, verdict: Verdict | None, limit: int) -> Sequence[tuple[Archived, Mark | None]]:
-        """Those that are kept, newest first, with their marks."""
+    def latest(self, selection: Selection, limit: int) -> Sequence[tuple[Archived, Mark | None]]:
+        """Those that are kept, newest first, with their marks. Raises ArchiveError when the one to follow is not kept."""
 
     def place(self, archived: Archived) -> str:
         """Its picture's path in the state folder."""

@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from config.errors import AprilcamError, CommandError, StoppingError, StoreError
+from config.errors import AprilcamError, ArchiveError, CommandError, StoppingError, StoreError
 from connectors import requests as wire
 from connectors.contract import Payload
 from daemon.answers import bank_out, recipe_out, registered, result_out
+from daemon.archive_rows import Selection
 from daemon.command_parts import Frames, Parts, Plant
 from daemon.part import Identity
 from daemon.teacher import Registered, Teacher
@@ -310,7 +311,10 @@ class Commands:
 
     def _results(self, parts: Parts, request: wire.Results, _: bytes | None) -> wire.ResultsAnswer:
         archive = _wired(parts.archive)
-        found = archive.latest(request.station, request.verdict, request.limit)
+        try:
+            found = archive.latest(_selection(request), request.limit)
+        except ArchiveError as error:
+            raise CommandError("unknown_result", str(error)) from None
         rows = [result_out(kept, mark, archive.place(kept)) for kept, mark in found]
         return wire.ResultsAnswer(results=tuple(rows))
 
@@ -340,6 +344,10 @@ class Commands:
 
 
 _HANDLERS: dict[str, Callable[..., Payload]] = {name: getattr(Commands, f"_{name}") for name in wire.REQUESTS}
+
+
+def _selection(request: wire.Results) -> Selection:
+    return Selection(**request.model_dump(exclude={"request_id", "limit"}))
 
 
 def _wired(part: T | None) -> T:

@@ -2,9 +2,8 @@
 
 from contextlib import suppress
 
-from connectors.contract import Verdict
 from daemon.archive import Archive
-from daemon.archive_rows import Archived
+from daemon.archive_rows import Archived, Selection
 from daemon.marks import Mark, Marks
 
 
@@ -15,9 +14,9 @@ class Evidence:
         self._archive = archive
         self._marks = marks
 
-    def latest(self, station: str | None, verdict: Verdict | None, limit: int) -> list[tuple[Archived, Mark | None]]:
-        """Archived results, newest first, with their marks."""
-        return [(kept, self._marks.of(kept.result_id)) for kept in self._archive.latest(station, verdict, limit)]
+    def latest(self, selection: Selection, limit: int) -> list[tuple[Archived, Mark | None]]:
+        """Archived results, newest first, with their marks. Raises ArchiveError as `Archive.latest` does."""
+        return [(kept, self._marks.of(kept.result_id)) for kept in self._archive.latest(selection, limit)]
 
     def place(self, archived: Archived) -> str:
         """Its picture's path in the state folder."""

@@ -9,7 +9,8 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from contextlib import closing
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from connectors.contract import ResultOut, Verdict
 from daemon import archive as archive_module
 from daemon.archive import PAUSE_S, Archive, sampled
 from daemon.archive_files import STEP, write_set
-from daemon.archive_rows import MARKED_KEPT
+from daemon.archive_rows import MARKED_KEPT, Selection, listing
 from tests.archived import SETTLED_S, Kept, a_result, picture
 from tests.broker import wait_for
 
@@ -148,8 +149,49 @@ def test_latest_are_the_newest_of_a_station_or_verdict(opened: Callable[..., Kep
     ]
     ids = [result.result_id for result in made]
     assert [found.result_id for found in kept.archive.latest()] == ids[::-1]
-    assert [found.result_id for found in kept.archive.latest("a")] == [ids[2], ids[0]]
-    assert [found.result_id for found in kept.archive.latest(verdict="fail", limit=1)] == [ids[3]]
+    assert [found.result_id for found in kept.archive.latest(Selection(station="a"))] == [ids[2], ids[0]]
+    assert [found.result_id for found in kept.archive.latest(Selection(verdict="fail"), limit=1)] == [ids[3]]
+
+
+def test_results_are_found_by_all_that_is_asked_for_at_once_and_page_by_page(opened: Callable[..., Kept]) -> None:
+    kept, start = opened(pass_share=1.0), datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+    rows: list[tuple[str, str, Verdict, int]] = [
+        ("a", "gear", "fail", 0), ("a", "disc", "fail", 1), ("b", "gear", "unknown", 2), ("a", "gear", "fail", 3),
+        ("a", "gear", "pass", 4), ("a", "gear", "fail", 5), ("a", "gear", "fail", 5),
+    ]  # fmt: skip
+    for station, recipe, verdict, second in rows:
+        kept.put(a_result(verdict, station=station, recipe=recipe, at=start + timedelta(seconds=second)))
+
+    def seconds(**asked: Any) -> list[int]:
+        return [(found.created_at - start).seconds for found in kept.archive.latest(Selection(**asked))]
+
+    assert seconds(station="a", recipe="gear", verdict="fail") == [5, 5, 3, 0]
+    assert seconds(recipe="disc") == [1]
+    # In another zone, the same moment.
+    since, until = (start + timedelta(seconds=second) for second in (3, 5))
+    assert seconds(since=since.astimezone(timezone(timedelta(hours=2))), until=until) == [4, 3]
+    assert seconds(station="a", recipe="gear", verdict="fail", since=since) == [5, 5, 3]
+    assert seconds(since=datetime(1, 1, 1, tzinfo=UTC), until=datetime(9999, 1, 1, tzinfo=UTC)) == [5, 5, 4, 3, 2, 1, 0]
+    # Two of the same moment are neither lost nor told twice where pages meet.
+    whole, paged = [found.result_id for found in kept.archive.latest()], list[str]()
+    while page := kept.archive.latest(Selection(before=paged[-1] if paged else None), limit=1):
+        paged.append(page[0].result_id)
+    assert paged == whole
+    assert len(whole) == 7
+    with pytest.raises(ArchiveError, match=r"no result 'gone' is archived \(any more\)\. Begin again without `before`"):
+        seconds(before="gone")
+
+
+@pytest.mark.parametrize("asked", [{}, {"station": "a"}, {"recipe": "gear"}, {"verdict": "fail", "since": datetime.now(UTC)}])
+def test_an_index_serves_every_way_to_ask(opened: Callable[..., Kept], asked: dict[str, Any]) -> None:
+    kept = opened()
+    with closing(kept.ledger.reader()) as reader:
+        for selection in (Selection(**asked), Selection(**asked, before=kept.put(a_result()).result_id)):
+            query, values = listing(reader, selection)
+            plan = " ".join(row[3] for row in reader.execute(f"EXPLAIN QUERY PLAN {query}", (*values, 20)))
+            assert "INDEX archived_" in plan
+            assert "TEMP B-TREE" not in plan
+            assert not selection.before or "SEARCH archived" in plan
 
 
 def test_what_is_not_archived_is_told(opened: Callable[..., Kept]) -> None:

@@ -1,6 +1,7 @@
 """daemon/evidence.py: commands over the real archive, marks and teacher."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,24 @@ def test_what_is_marked_bad_becomes_no_shot_until_it_is_marked_good(plant: TestP
     assert plant.run("shots", {"recipe": "disc"})["shots"] == []
     plant.run("mark", {"result_id": result_id, "verdict": "good"})
     assert plant.run("promote", {"result_id": result_id})["shots"][0]["new"]
+
+
+def test_results_are_asked_for_by_recipe_time_and_page(plant: TestPlant, kept: Kept) -> None:
+    day = (datetime.now(UTC) - timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    made = [kept.put(a_result(recipe="disc", at=day + timedelta(hours=6, seconds=s))).result_id for s in range(3)]
+    kept.put(a_result(recipe="ring"))
+
+    def ids(**request: object) -> list[str]:
+        return [row["result_id"] for row in plant.run("results", request)["results"]]
+
+    assert ids(recipe="disc", until=f"{day:%Y-%m-%d}T08:00:02+02:00") == [made[1], made[0]]
+    assert ids(recipe="disc", since=f"{day:%Y-%m-%d}T06:00:01.5Z") == [made[2]]
+    assert ids(recipe="disc", before=made[1]) == [made[0]]
+    assert code_of(plant, "results", before=UNKNOWN) == "unknown_result"
+    for wrong in ("2026-05-04T06:00:00", "2026-05-04", "yesterday", "2026-02-30T06:00:00Z", 1777000000):
+        with pytest.raises(CommandError, match=r"results\.since: .*expected RFC 3339 with its zone") as caught:
+            plant.run("results", {"since": wrong})
+        assert caught.value.code == "malformed"
 
 
 def test_results_that_are_not_archived_are_told(plant: TestPlant, kept: Kept) -> None:
