@@ -6,6 +6,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlencode
 
 import jinja2
 from starlette.requests import Request
@@ -110,19 +111,32 @@ class Page:
         return HTMLResponse(self._templates.get_template(template).render(text=self._texts, **shown))
 
     def _rejects(self, request: Request) -> Response:
-        """Archived parts that failed or that nobody judged, newest first."""
-        station, verdict = request.query_params.get("station", ""), request.query_params.get("verdict", "fail")
-        asked = {"verdict": verdict, "limit": REJECTS} | ({"station": station} if station else {})
+        """Archived results of one verdict, newest first; times of the filter are the plant's."""
+        given = {
+            name: request.query_params.get(name, "") for name in ("verdict", "station", "recipe", "since", "until", "before")
+        }
+        given["verdict"] = given["verdict"] or "fail"
         try:
-            results = self._commands.run("results", asked)["results"]
+            asked = {name: _moment(value) if name in ("since", "until") else value for name, value in given.items() if value}
+            results = self._commands.run("results", {**asked, "limit": REJECTS})["results"]
+        except (ValueError, OverflowError) as error:
+            return PlainTextResponse(f"{error}\n", status_code=400)
         except CommandError as error:
-            return PlainTextResponse(f"{error}\n", status_code=400 if error.code != "busy" else 503)
+            return PlainTextResponse(f"{error}\n", status_code=503 if error.code == "busy" else 400)
+        older = None
+        if len(results) == REJECTS:
+            older = "/rejects?" + urlencode(
+                {**{name: value for name, value in given.items() if value}, "before": results[-1]["result_id"]}
+            )
         for own in results:
             moment = datetime.fromisoformat(own["created_at"])
             own["at"], own["utc"] = f"{moment.astimezone():%Y-%m-%d %H:%M:%S}", f"{moment:%Y-%m-%d %H:%M:%S} UTC"
         return self._html(
-            "rejects.html", results=results, stations=list(self._states()), station=station, verdict=verdict, most=REJECTS
+            "rejects.html", results=results, given=given, older=older, stations=list(self._states()), recipes=self._recipes()
         )
+
+    def _recipes(self) -> list[str]:
+        return [own["recipe"] for own in self._commands.run("recipe_list", {})["recipes"]]
 
     def _archived(self, request: Request) -> Response:
         """An archived part, made small."""
@@ -156,6 +170,11 @@ class Page:
         if name not in STATIC:
             return PlainTextResponse("no such file\n", status_code=404)
         return Response(self._static[name], media_type=STATIC[name])
+
+
+def _moment(given: str) -> str:
+    """RFC 3339 of a browser's local time, which is in the plant's zone. Raises ValueError."""
+    return datetime.fromisoformat(given).astimezone().isoformat()
 
 
 def _state(view: StationView) -> Document:

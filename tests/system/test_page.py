@@ -70,6 +70,12 @@ def test_a_rejected_part_is_marked_good_and_promoted_on_the_page(tmp_path: Path,
         wait_for(lambda: marks() == [None], "the archive")
         browser.open(f"http://127.0.0.1:{line.daemon.http_port}/rejects")
         wait_for(lambda: browser.run("document.querySelector('.part img')?.naturalWidth") == 256, "the picture")
+        count = "document.querySelectorAll('.part').length"
+        for query, shown in (("since=2020-01-01T00:00&recipe=disc&station=press", 1), ("until=2020-01-01T00:00", 0), ("", 1)):
+            address = f"http://127.0.0.1:{line.daemon.http_port}/rejects?{query}"
+            browser.open(address)
+            wait_for(lambda: browser.run(f"location.href === '{address}' && document.readyState") == "complete", "the page")  # noqa: B023
+            assert browser.run(count) == shown
         browser.click(".part button[data-mark=bad]")
         wait_for(lambda: word() == "marked bad", "the mark")
         assert marks() == ["bad"]
