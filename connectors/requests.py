@@ -24,6 +24,7 @@ MAX_RECIPE_BYTES = 256 << 20
 """Largest recipe file, attached to a command or fetched over HTTP."""
 MAX_WAIT_S = 60.0
 MAX_NEXT = 32
+MAX_RESULTS = 500
 MAX_BASE64 = -(-MAX_PICTURE_BYTES // 3) * 4
 Code = Literal[
     "unknown_command",
@@ -211,7 +212,7 @@ class Results(Request):
     since: When | None = None
     until: When | None = None
     before: ResultId | None = None
-    limit: int = Field(default=20, ge=1, le=500)
+    limit: int = Field(default=20, ge=1, le=MAX_RESULTS)
 
 
 class Mark(Request):

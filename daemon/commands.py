@@ -10,12 +10,12 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -23,8 +23,9 @@ from config.errors import AprilcamError, ArchiveError, CommandError, StoppingErr
 from connectors import requests as wire
 from connectors.contract import Payload
 from daemon.answers import bank_out, recipe_out, registered, result_out
-from daemon.archive_rows import Selection
-from daemon.command_parts import Frames, Parts, Plant
+from daemon.archive_rows import Archived, Selection
+from daemon.command_parts import Archive, Frames, Parts, Plant
+from daemon.marks import Mark
 from daemon.part import Identity
 from daemon.teacher import Registered, Teacher
 from model.errors import ModelError
@@ -148,6 +149,18 @@ class Commands:
             raise
         self._count("recipe_export", "ok")
         return file
+
+    def selected(self, request: Mapping[str, Any]) -> list[Archived]:
+        """What `results` would list, at most as many as it may. Raises CommandError."""
+        try:
+            asked = cast("wire.Results", _validated("results", {"limit": wire.MAX_RESULTS, **request}, None))
+            with self._at_work("results") as parts:
+                found = _found(_wired(parts.archive), asked)
+        except CommandError as error:
+            self.refused("results", error)
+            raise
+        self._count("results", "ok")
+        return [kept for kept, _ in found]
 
     @contextmanager
     def _at_work(self, name: str) -> Iterator[Parts]:
@@ -311,11 +324,7 @@ class Commands:
 
     def _results(self, parts: Parts, request: wire.Results, _: bytes | None) -> wire.ResultsAnswer:
         archive = _wired(parts.archive)
-        try:
-            found = archive.latest(_selection(request), request.limit)
-        except ArchiveError as error:
-            raise CommandError("unknown_result", str(error)) from None
-        rows = [result_out(kept, mark, archive.place(kept)) for kept, mark in found]
+        rows = [result_out(kept, mark, archive.place(kept)) for kept, mark in _found(archive, request)]
         return wire.ResultsAnswer(results=tuple(rows))
 
     def _mark(self, parts: Parts, request: wire.Mark, _: bytes | None) -> wire.MarkAnswer:
@@ -346,8 +355,12 @@ class Commands:
 _HANDLERS: dict[str, Callable[..., Payload]] = {name: getattr(Commands, f"_{name}") for name in wire.REQUESTS}
 
 
-def _selection(request: wire.Results) -> Selection:
-    return Selection(**request.model_dump(exclude={"request_id", "limit"}))
+def _found(archive: Archive, request: wire.Results) -> Sequence[tuple[Archived, Mark | None]]:
+    selection = Selection(**request.model_dump(exclude={"request_id", "limit"}))
+    try:
+        return archive.latest(selection, request.limit)
+    except ArchiveError as error:
+        raise CommandError("unknown_result", str(error)) from None
 
 
 def _wired(part: T | None) -> T:

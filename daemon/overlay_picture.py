@@ -3,12 +3,16 @@
 Colour is never alone: the verdict is a word, and the outline is light within dark, so that it shows on any part and to any eye.
 """
 
+from typing import TypeVar
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from connectors.contract import ResultOut
 from model.errors import ModelError
+
+T = TypeVar("T", np.uint8, np.float32)
 
 QUALITY = 85
 DARK, LIGHT = (20, 20, 20), (255, 255, 255)
@@ -21,15 +25,21 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 def draw_overlay(result: ResultOut, pixels: NDArray[np.uint8] | None, mask: NDArray[np.uint8] | None, width: int) -> bytes:
     """A JPEG, `width` pixels wide: a banner, and the part fitted into a square. pixels: H x W, or H x W x 3, RGB, what was
     inspected; None gives an empty field. mask: H x W, nonzero = anomalous."""
-    picture = _empty(width) if pixels is None else _coloured(fitted(pixels, width, enlarge=True))
+    picture = _empty(width) if pixels is None else coloured(fitted(pixels, width, enlarge=True))
     if mask is not None and pixels is not None:
-        _outline(picture, mask)
+        height, inner = picture.shape[:2]
+        outline(picture, mask, (inner, height))
     right = width - picture.shape[1]
     field = cv2.copyMakeBorder(picture, 0, 0, right // 2, right - right // 2, cv2.BORDER_CONSTANT, value=DARK)
-    drawn = np.vstack((_banner(result, width), field))
-    encoded, data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    drawn = np.asarray(np.vstack((_banner(result, width), field)), np.uint8)
+    return jpeg(drawn)
+
+
+def jpeg(picture: NDArray[np.uint8]) -> bytes:
+    """A JPEG of H x W or H x W x 3, BGR. Raises ModelError when it cannot be encoded."""
+    encoded, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if not encoded:
-        raise ModelError(f"overlay: cannot encode {drawn.shape} as JPEG")
+        raise ModelError(f"overlay: cannot encode {picture.shape} as JPEG")
     return data.tobytes()
 
 
@@ -58,23 +68,39 @@ def fitted_mask(mask: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
     return fitted((mask != 0).view(np.uint8) * np.uint8(255), most)
 
 
-def _coloured(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def coloured(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """BGR, of grey or RGB."""
     picture = np.empty((*pixels.shape[:2], 3), np.uint8)
     picture[:] = pixels[:, :, None] if pixels.ndim == 2 else pixels[:, :, ::-1]
     return picture
 
 
-def _outline(picture: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
-    height, width = picture.shape[:2]
-    small = np.empty((height, width), np.uint8)
-    # By area, so that a single pixel of the mask is still seen.
-    cv2.resize((mask != 0).view(np.uint8) * np.uint8(255), (width, height), dst=small, interpolation=cv2.INTER_AREA)
-    contours, _ = cv2.findContours((small > 0).view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+def outline(
+    picture: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    size: tuple[int, int],
+    at: tuple[int, int] = (0, 0),
+    colours: tuple[tuple[int, ...], tuple[int, ...]] = (DARK, OUTLINE),
+) -> None:
+    """Draw a mask's outline into a picture of any channels. mask: H x W, nonzero = anomalous, stretched to `size` (width,
+    height) and put `at` (x, y), in the picture's pixels; colours: the dark and the light one, in its channels."""
+    shown = stretched((mask != 0).view(np.uint8) * np.uint8(255), size)
+    contours, _ = cv2.findContours((shown > 0).view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=at)
     # Around the defect, not on it.
-    line = max(1, width // 400)
-    cv2.drawContours(picture, contours, -1, DARK, 5 * line, cv2.LINE_AA)
-    cv2.drawContours(picture, contours, -1, OUTLINE, 2 * line, cv2.LINE_AA)
+    line = max(1, picture.shape[1] // 400)
+    for colour, thickness in zip(colours, (5 * line, 2 * line), strict=True):
+        cv2.drawContours(picture, contours, -1, colour, thickness, cv2.LINE_AA)
+
+
+def stretched(values: NDArray[T], size: tuple[int, int]) -> NDArray[T]:
+    """H x W as `size` (width, height). Where it shrinks the largest value stays, so that a single pixel is still seen."""
+    width, height = size
+    for axis, to in enumerate((height, width)):
+        if to < values.shape[axis]:
+            values = np.maximum.reduceat(values, np.arange(to) * values.shape[axis] // to, axis=axis)
+    made = np.empty((height, width), values.dtype)
+    cv2.resize(np.ascontiguousarray(values), size, dst=made, interpolation=cv2.INTER_LINEAR)
+    return made
 
 
 def _banner(result: ResultOut, width: int) -> NDArray[np.uint8]:

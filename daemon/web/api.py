@@ -4,7 +4,7 @@ Reading needs no token; what changes state is looked at by the guard. Errors are
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,13 +12,15 @@ from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
 
 from config.errors import CommandError
 from connectors.requests import ATTACHABLE, most_attached
 from daemon.commands import Commands
 from daemon.payload import MAX_BYTES, parse_request
+from daemon.rejects_zip import zipped
 from daemon.web.guard import Guard
 
 AT_ONCE = 8
@@ -55,6 +57,7 @@ class Api:
         self._status = status
         self._running = 0
         self._recipe_files = 0
+        self._exporting = False
         self._limiter: CapacityLimiter | None = None
 
     def mount(self) -> Mount:
@@ -73,6 +76,7 @@ class Api:
             Route("/stations/{station}/trigger", partial(self._command, "trigger"), methods=["POST"]),
             Route("/stations/{station}/part", partial(self._command, "part"), methods=["POST"]),
             Route("/results", partial(self._command, "results"), methods=["GET"]),
+            Route("/results/export", self._export, methods=["GET"]),
             Route("/commands/{name}", partial(self._command, None), methods=["POST"]),
         ]
         return Mount("/api", app=Starlette(routes=routes, exception_handlers={HTTPException: _not_there}))
@@ -103,6 +107,27 @@ class Api:
         except CommandError as error:
             return _error(STATUS[error.code], error.code, str(error))
 
+    async def _export(self, request: Request) -> Response:
+        """Pictures, maps and results that `results` would list, as one ZIP."""
+        if (refusal := self._guard.refusal(request)) is not None:
+            return _error(refusal.status, refusal.code, refusal.message)
+        try:
+            if self._exporting:
+                raise self._busy("results", "another export of results is on its way. Try again")
+            self._exporting = True
+            try:
+                asked, _ = await _read("results", request)
+                pieces = zipped(await to_thread.run_sync(self._commands.selected, asked))
+            except BaseException:
+                self._exporting = False
+                raise
+        except CommandError as error:
+            return _error(STATUS[error.code], error.code, str(error))
+        return _Sending(pieces, self._exported)
+
+    def _exported(self) -> None:
+        self._exporting = False
+
     def _busy(self, name: str, reason: str) -> CommandError:
         error = CommandError("busy", reason)
         self._commands.refused(name, error)
@@ -123,6 +148,22 @@ class Api:
             return Response(file, media_type="application/zip", headers={"Content-Disposition": _file_name(recipe)})
         answer = await to_thread.run_sync(self._commands.run, name, document, attachment, limiter=self._limiter)
         return JSONResponse(answer)
+
+
+class _Sending(StreamingResponse):
+    """A ZIP on its way; `done` is called at its end, whether it came there or its reader hung up."""
+
+    def __init__(self, pieces: Iterator[bytes], done: Callable[[], None]) -> None:
+        headers = {"Content-Disposition": 'attachment; filename="results.zip"'}
+        super().__init__(pieces, media_type="application/zip", headers=headers)
+        self._done = done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As Starlette calls it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._done()
 
 
 def _file_name(recipe: str) -> str:
