@@ -29,7 +29,7 @@ from config.errors import ArchiveError
 from config.schema import ArchiveConfig, Region
 from connectors import scraped
 from connectors.contract import ResultOut, Verdict
-from daemon.archive_files import encode_set, read_map, read_pixels, remove_set, write_set
+from daemon.archive_files import ArchivedOut, encode_set, read_json, read_map, read_pixels, remove_set, write_set
 from daemon.archive_rows import (
     CREATE,
     EVERY,
@@ -184,6 +184,10 @@ class Archive:
     def map(self, result_id: str) -> NDArray[np.float32] | None:
         """The anomaly map of the region of interest, S x S; None where none was kept. Raises ArchiveError."""
         return read_map(self._existing(result_id).folder, result_id)
+
+    def told(self, result_id: str) -> ArchivedOut:
+        """The result as it was published, and its region of interest. Raises ArchiveError."""
+        return read_json(self._existing(result_id).folder, result_id)
 
     def readings(self) -> Iterator[scraped.Reading]:
         """What is read at each scrape."""

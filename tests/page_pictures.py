@@ -32,6 +32,9 @@ def take(folder: Path, docs: Path) -> None:
                 browser.open(f"http://127.0.0.1:{line.daemon.http_port}{path}")
                 images = "[...document.images].slice(0, 2).every((one) => one.naturalWidth)"
                 wait_for(lambda: bool(browser.run(f"document.images.length && {images}")), "the pictures")  # noqa: B023
+                if path == "/rejects":
+                    browser.click("#heat")
+                    wait_for(lambda: bool(browser.run("document.querySelector('.heat').naturalWidth")), "the heat map")  # noqa: B023
                 if path == "/":
                     left = "document.querySelector('[data-station=press-left]').dataset.verdict"
                     wait_for(lambda: browser.run(left) == "pass", "a pass")  # noqa: B023

@@ -8,22 +8,27 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import urlencode
 
+import cv2
 import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from config.errors import ArchiveError, CommandError
+from config.schema import Region
 from daemon.archive import Archive
 from daemon.commands import Commands
 from daemon.frames import NewestFrames
 from daemon.ledger import Ledger
 from daemon.line import StationView
 from daemon.web.live import Document, Live, row
-from daemon.web.previews import Previews, jpeg
+from daemon.web.pictures import heat_overlay, thumbnail
+from daemon.web.previews import SIDE, Previews
+from model.calibration import PIXEL_SHARE
 
 REJECTS = 60
 """Archived results on one page."""
+FILTERS = ("verdict", "station", "recipe", "since", "until", "before")
 TREND = 60
 """Results whose scores a station's trend shows."""
 STATIC = {"page.css": "text/css", "page.js": "text/javascript", "rejects.js": "text/javascript"}
@@ -75,6 +80,7 @@ class Page:
             "/": self._wall,
             "/rejects": self._rejects,
             "/archive/{result_id}.jpg": self._archived,
+            "/archive/{result_id}.heat.png": self._heat,
             "/live": self._live,
             "/preview/{station}.jpg": self._preview,
             "/static/{name}": self._file,
@@ -112,40 +118,58 @@ class Page:
 
     def _rejects(self, request: Request) -> Response:
         """Archived results of one verdict, newest first; times of the filter are the plant's."""
-        given = {
-            name: request.query_params.get(name, "") for name in ("verdict", "station", "recipe", "since", "until", "before")
-        }
+        given = {name: request.query_params.get(name, "") for name in FILTERS}
         given["verdict"] = given["verdict"] or "fail"
         try:
             asked = {name: _moment(value) if name in ("since", "until") else value for name, value in given.items() if value}
             results = self._commands.run("results", {**asked, "limit": REJECTS})["results"]
+            recipes = [own["recipe"] for own in self._commands.run("recipe_list", {})["recipes"]]
         except (ValueError, OverflowError) as error:
             return PlainTextResponse(f"{error}\n", status_code=400)
         except CommandError as error:
             return PlainTextResponse(f"{error}\n", status_code=503 if error.code == "busy" else 400)
-        older = None
-        if len(results) == REJECTS:
-            older = "/rejects?" + urlencode(
-                {**{name: value for name, value in given.items() if value}, "before": results[-1]["result_id"]}
-            )
+        kept = {name: value for name, value in given.items() if value}
+        older = f"/rejects?{urlencode({**kept, 'before': results[-1]['result_id']})}" if len(results) == REJECTS else None
+        exported = f"/api/results/export?{urlencode(asked)}"
         for own in results:
             moment = datetime.fromisoformat(own["created_at"])
             own["at"], own["utc"] = f"{moment.astimezone():%Y-%m-%d %H:%M:%S}", f"{moment:%Y-%m-%d %H:%M:%S} UTC"
         return self._html(
-            "rejects.html", results=results, given=given, older=older, stations=list(self._states()), recipes=self._recipes()
+            "rejects.html",
+            results=results,
+            given=given,
+            older=older,
+            exported=exported,
+            stations=list(self._states()),
+            recipes=recipes,
         )
-
-    def _recipes(self) -> list[str]:
-        return [own["recipe"] for own in self._commands.run("recipe_list", {})["recipes"]]
 
     def _archived(self, request: Request) -> Response:
         """An archived part, made small."""
         if self.archive is None:
             return PlainTextResponse("the daemon is starting\n", status_code=503)
         try:
-            return Response(jpeg(self.archive.pixels(request.path_params["result_id"])), media_type="image/jpeg")
+            return Response(thumbnail(self.archive.pixels(request.path_params["result_id"]), SIDE), media_type="image/jpeg")
         except ArchiveError as error:
             return PlainTextResponse(f"{error}\n", status_code=404)
+
+    def _heat(self, request: Request) -> Response:
+        """The anomaly map of an archived part, to lie over its picture."""
+        if self.archive is None:
+            return PlainTextResponse("the daemon is starting\n", status_code=503)
+        result_id = request.path_params["result_id"]
+        try:
+            pixels, anomaly_map, told = self.archive.pixels(result_id), self.archive.map(result_id), self.archive.told(result_id)
+        except ArchiveError as error:
+            return PlainTextResponse(f"{error}\n", status_code=404)
+        if anomaly_map is None or not told.result.threshold:
+            return PlainTextResponse("no anomaly map is kept of it\n", status_code=404)
+        region = Region(**told.region) if told.region else None
+        # Where words alone judge a pixel counts from the threshold itself.
+        share = PIXEL_SHARE if told.result.bank else 1.0
+        heat = heat_overlay(pixels, anomaly_map, region, share * told.result.threshold, SIDE)
+        _, data = cv2.imencode(".png", cv2.cvtColor(heat, cv2.COLOR_RGBA2BGRA))
+        return Response(data.tobytes(), media_type="image/png")
 
     def _live(self, _: Request) -> Response:
         if self.live.full:
@@ -160,7 +184,7 @@ class Page:
         self.previews.look()
         picture = self.previews.newest(station)
         if picture is None and (pixels := self._frames.last(station)) is not None:
-            picture = jpeg(pixels)
+            picture = thumbnail(pixels, SIDE)
         if picture is None:
             return PlainTextResponse("no picture yet\n", status_code=404)
         return Response(picture, media_type="image/jpeg")

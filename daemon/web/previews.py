@@ -9,13 +9,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from connectors.contract import ResultOut, Verdict
 from daemon.overlay_picture import fitted
-from model.errors import ModelError
+from daemon.web.pictures import thumbnail
 
 MOST_HZ = 4.0
 """Previews of a station a second. A part that does not pass is always held."""
@@ -23,7 +22,6 @@ SIDE = 640
 """Pixels of the longer side, at most."""
 HELD = 64
 """Parts whose result is not committed yet, of all stations; the oldest is given up."""
-QUALITY = 80
 LOOKS_S = 5.0
 """So long after it was last asked for, a station still counts as looked at."""
 
@@ -92,16 +90,5 @@ class Previews:
             return None
         with self._encoding:  # twenty who look cost one encoding
             if preview.jpeg is None:
-                preview.jpeg = jpeg(preview.pixels)
+                preview.jpeg = thumbnail(preview.pixels, SIDE)
             return preview.jpeg
-
-
-def jpeg(pixels: Pixels) -> bytes:
-    """A JPEG of H x W, or H x W x 3 (RGB), made small enough for a preview."""
-    small = fitted(pixels, SIDE)
-    encoded, data = cv2.imencode(
-        ".jpg", small if small.ndim == 2 else np.ascontiguousarray(small[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-    )
-    if not encoded:
-        raise ModelError(f"preview: cannot encode {small.shape} as JPEG")
-    return data.tobytes()

@@ -76,6 +76,10 @@ def test_a_rejected_part_is_marked_good_and_promoted_on_the_page(tmp_path: Path,
             browser.open(address)
             wait_for(lambda: browser.run(f"location.href === '{address}' && document.readyState") == "complete", "the page")  # noqa: B023
             assert browser.run(count) == shown
+        browser.click("#heat")
+        heat = "document.querySelector('.part .heat')"
+        wait_for(lambda: browser.run(f"{heat}.naturalWidth") == 256, "the heat map")
+        assert browser.run(f"getComputedStyle({heat}).visibility") == "visible"
         browser.click(".part button[data-mark=bad]")
         wait_for(lambda: word() == "marked bad", "the mark")
         assert marks() == ["bad"]
