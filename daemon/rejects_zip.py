@@ -22,6 +22,9 @@ class _Sent:
     def flush(self) -> None:
         """Nothing waits."""
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def take(self) -> bytes:
         taken = b"".join(self._pieces)
         self._pieces.clear()
