@@ -60,9 +60,9 @@ from daemon.score_drift import ScoreDrift
 from daemon.shots import Shots
 from daemon.station import Taught, Ticket
 from daemon.teacher import Teacher
+from daemon.web.access import Access
 from daemon.web.api import Api
 from daemon.web.app import HttpServer, create_app
-from daemon.web.guard import Guard
 from model.detector import Detector
 
 log = logging.getLogger(__name__)
@@ -155,9 +155,10 @@ class Service:
         inbox = MqttCommands(config.mqtt, self.commands, names, lambda reply: self._announcer.publisher.reply(reply))
         self._announcer = Announcer(config.mqtt, VERSION, self.ledger, self.metrics, inbox, losses, floor.stations, floor.lines)
         self.health = Health(config, VERSION, self.ledger, self._announcer.publisher, floor.lines, self._reloader)
-        api = Api(self.commands, Guard(config.http, self._config_path), self.health.status)
+        access = Access(config.http, self._config_path)
+        routes = [Api(self.commands, access, self.health.status).mount(), *access.routes()]
         # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.
-        http = HttpServer(config.http, create_app(self.metrics.text, self.health.alive, self.health.ready, [api.mount()]))
+        http = HttpServer(config.http, create_app(self.metrics.text, self.health.alive, self.health.ready, routes))
         self.http_url = http.url
         http.start()
         stack.callback(http.stop)
