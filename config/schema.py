@@ -138,6 +138,7 @@ class HttpConfig(Section):
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=9464, ge=0, le=65_535)
     token_file: SecretPath | None = None
+    users_file: SecretPath | None = None
 
 
 class InferenceConfig(Section):
@@ -457,6 +458,8 @@ def _check_secrets(config: Config) -> Iterator[Problem]:
             yield Problem(f"mqtt.tls.{key}", f"{file} is not a file", "Correct the path, or put the file there")
     if (token := config.http.token_file) is not None and _is_missing(token):
         yield Problem("http.token_file", f"{token} is not a file", "Write a long random token into it, mode 0640")
+    if (users := config.http.users_file) is not None and _is_missing(users):
+        yield Problem("http.users_file", f"{users} is not a file", "Write what `aprilcam user` prints into it, mode 0640")
 
 
 def _is_missing(file: Path) -> bool:

@@ -18,6 +18,7 @@ from daemon.doctor_command import doctor
 from daemon.exposure import exposures
 from daemon.logs import LogFormat, is_journal, line_handler, set_up
 from daemon.presets import load_preset
+from daemon.web.users import Role
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -152,6 +153,17 @@ def status(
     from daemon.status_command import show_status
 
     raise typer.Exit(show_status(config, as_json=as_json))
+
+
+@app.command()
+def user(
+    name: Annotated[str, typer.Argument(help="Who logs in.")],
+    role: Annotated[Role, typer.Option(help="A viewer looks, an engineer also changes.")],
+) -> None:
+    """Ask for a password (or read it from stdin) and print the line for the file of [http] users_file."""
+    from daemon.user_command import show_user
+
+    show_user(name, role)
 
 
 @app.command()

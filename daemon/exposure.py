@@ -18,6 +18,7 @@ def exposures(config: Config) -> list[str]:
     if tls is None and mqtt.password_file is not None and not is_loopback(mqtt.host):
         found.append("mqtt.password_file: the password crosses the network unencrypted. Use [mqtt.tls]")
     secrets = {"mqtt.password_file": mqtt.password_file, "http.token_file": config.http.token_file}
+    secrets["http.users_file"] = config.http.users_file
     if tls is not None:
         secrets |= {"mqtt.tls.key_file": tls.key_file, "mqtt.tls.key_password_file": tls.key_password_file}
         if tls.key_file is None:

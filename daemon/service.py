@@ -60,9 +60,9 @@ from daemon.score_drift import ScoreDrift
 from daemon.shots import Shots
 from daemon.station import Taught, Ticket
 from daemon.teacher import Teacher
+from daemon.web.access import Access
 from daemon.web.api import Api
 from daemon.web.app import HttpServer, create_app
-from daemon.web.guard import Guard
 from daemon.web.page import Page
 from model.detector import Detector
 
@@ -156,13 +156,11 @@ class Service:
         inbox = MqttCommands(config.mqtt, self.commands, names, lambda reply: self._announcer.publisher.reply(reply))
         self._announcer = Announcer(config.mqtt, VERSION, self.ledger, self.metrics, inbox, losses, floor.stations, floor.lines)
         self.health = Health(config, VERSION, self.ledger, self._announcer.publisher, floor.lines, self._reloader)
-        guard = Guard(config.http, self._config_path)
-        api = Api(self.commands, guard, self.health.status)
-        self._page = page = Page(self.health.views, self.ledger, self.frames, self.commands, guard.why_not)
+        access = Access(config.http, self._config_path)
+        self._page = page = Page(self.health.views, self.ledger, self.frames, self.commands, access)
+        routes = [Api(self.commands, access, self.health.status).mount(), *access.routes(), *page.routes()]
         # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.
-        http = HttpServer(
-            config.http, create_app(self.metrics.text, self.health.alive, self.health.ready, [api.mount(), *page.routes()])
-        )
+        http = HttpServer(config.http, create_app(self.metrics.text, self.health.alive, self.health.ready, routes))
         self.http_url = http.url
         http.start()
         stack.callback(http.stop)

@@ -199,7 +199,7 @@ def test_the_example_is_valid_and_shows_every_key(tmp_path: Path) -> None:
     (tmp_path / "shots" / "gear").mkdir(parents=True)
     (tmp_path / "drop" / "gear").mkdir(parents=True)
     (tmp_path / "password").write_text("x")
-    for secret in ("mqtt-password", "http-token", "ca.pem", "daemon.pem", "daemon.key-password", "daemon.key"):
+    for secret in ("mqtt-password", "http-token", "http-users", "ca.pem", "daemon.pem", "daemon.key-password", "daemon.key"):
         text = text.replace(f'"/etc/aprilcam/{secret}"', f'"{tmp_path}/password"')
     config = load(tmp_path, text)
 

@@ -70,6 +70,7 @@ def _changeable(path: Path) -> Iterator[Finding]:
 def _secrets(config: Config) -> Iterator[Finding]:
     mqtt, tls = config.mqtt, config.mqtt.tls
     files = {"mqtt.password_file": mqtt.password_file, "http.token_file": config.http.token_file}
+    files["http.users_file"] = config.http.users_file
     if tls is not None:
         files |= {"mqtt.tls.key_file": tls.key_file, "mqtt.tls.key_password_file": tls.key_password_file}
     for key, file in files.items():

@@ -6,7 +6,7 @@ Reading needs no token; what changes state is looked at by the guard. Errors are
 import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
@@ -21,7 +21,7 @@ from connectors.requests import ATTACHABLE, most_attached
 from daemon.commands import Commands
 from daemon.payload import MAX_BYTES, parse_request
 from daemon.rejects_zip import zipped
-from daemon.web.guard import Guard
+from daemon.web.guard import Refusal
 
 AT_ONCE = 8
 """Commands that may be read or run at once; more are answered `busy`. It bounds memory, and leaves threads for /metrics."""
@@ -42,13 +42,20 @@ STATUS = {
 Document = dict[str, Any]
 
 
+class Gate(Protocol):
+    """Who may change something."""
+
+    def refusal(self, request: Request) -> Refusal | None:
+        """Why the request may not, None when it may."""
+
+
 class Api:
     """The routes below /api."""
 
     def __init__(
         self,
         commands: Commands,
-        guard: Guard,
+        guard: Gate,
         status: Callable[[], Document],
     ) -> None:
         """`status` says what GET /api/status shows; it is called on a thread."""

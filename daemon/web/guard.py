@@ -58,11 +58,6 @@ class Guard:
             return Refusal(403, "forbidden", "another site's page may not command this daemon")
         return None
 
-    def why_not(self, request: Request) -> str | None:
-        """The same as `refusal`, in words."""
-        refusal = self.refusal(request)
-        return refusal.message if refusal is not None else None
-
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine's own."""

@@ -64,15 +64,15 @@ class Live:
                     queue.get_nowait()
                 queue.put_nowait(document)
 
-    async def stream(self) -> AsyncIterator[bytes]:
-        """Server-sent events (HTML living standard, 9.2) until the browser goes or the daemon stops."""
+    async def stream(self, permitted: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """Server-sent events (HTML living standard, 9.2) until the browser goes, may look no more, or the daemon stops."""
         self._loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Document | None] = asyncio.Queue(MOST_WAITING)
         self._viewers.add(queue)
         known: dict[str, Document] = {}
         try:
             yield b"retry: 1000\n\n"
-            while not self._closed:
+            while not self._closed and permitted():
                 self._previews.look()
                 states = dict(self._states())
                 for station, state in states.items():

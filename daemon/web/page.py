@@ -12,7 +12,7 @@ import cv2
 import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, request_response
 
 from config.errors import ArchiveError, CommandError
 from config.schema import Region
@@ -21,6 +21,8 @@ from daemon.commands import Commands
 from daemon.frames import NewestFrames
 from daemon.ledger import Ledger
 from daemon.line import StationView
+from daemon.web.access import Access, Visitor
+from daemon.web.headers import StrictHeaders
 from daemon.web.live import Document, Live, row
 from daemon.web.pictures import heat_overlay, thumbnail
 from daemon.web.previews import SIDE, Previews
@@ -32,14 +34,6 @@ FILTERS = ("verdict", "station", "recipe", "since", "until", "before")
 TREND = 60
 """Results whose scores a station's trend shows."""
 STATIC = {"page.css": "text/css", "page.js": "text/javascript", "rejects.js": "text/javascript"}
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-"""Nothing comes from elsewhere, nothing inline runs, and nobody frames the page (CSP level 3)."""
 
 
 class Page:
@@ -51,14 +45,13 @@ class Page:
         ledger: Ledger,
         frames: NewestFrames,
         commands: Commands,
-        permit: Callable[[Request], str | None],
+        access: Access,
     ) -> None:
-        """permit: why a request may not see the page, None where it may."""
         self._views = views
         self._ledger = ledger
         self._frames = frames
         self._commands = commands
-        self._permit = permit
+        self._access = access
         self.previews = Previews()
         self.live = Live(self.previews, self._states)
         self.archive: Archive | None = None
@@ -85,23 +78,19 @@ class Page:
             "/preview/{station}.jpg": self._preview,
             "/static/{name}": self._file,
         }
-        return [Route(path, self._guarded(show)) for path, show in shown.items()]
+        # The login form has the style as well.
+        style = Route("/static/page.css", StrictHeaders(request_response(self._style)))
+        return [style, *(self._access.route(path, show) for path, show in shown.items())]
 
-    def _guarded(self, show: Callable[[Request], Response]) -> Callable[[Request], Response]:
-        def answer(request: Request) -> Response:
-            refusal = self._permit(request)
-            response = PlainTextResponse(f"{refusal}\n", status_code=403) if refusal is not None else show(request)
-            response.headers.update(HEADERS)
-            return response
-
-        return answer
+    def _style(self, _: Request) -> Response:
+        return Response(self._static["page.css"], media_type="text/css")
 
     def _states(self) -> Mapping[str, Document]:
         return {view.station: _state(view) for view in self._views()}
 
-    def _wall(self, _: Request) -> Response:
+    def _wall(self, request: Request) -> Response:
         stations = [{"state": state, "rows": self._rows(name)} for name, state in self._states().items()]
-        return self._html("wall.html", stations=stations, trend=TREND)
+        return self._html(request, "wall.html", stations=stations, trend=TREND)
 
     def _rows(self, station: str) -> list[Document]:
         """A station's newest results, oldest first."""
@@ -113,8 +102,9 @@ class Page:
             ).fetchall()
         return [row(*(*told[:-1], datetime.fromtimestamp(told[-1] / 1e9, UTC))) for told in reversed(rows)]
 
-    def _html(self, template: str, **shown: Any) -> Response:
-        return HTMLResponse(self._templates.get_template(template).render(text=self._texts, **shown))
+    def _html(self, request: Request, template: str, **shown: Any) -> Response:
+        visitor: Visitor = request.state.visitor
+        return HTMLResponse(self._templates.get_template(template).render(text=self._texts, visitor=visitor, **shown))
 
     def _rejects(self, request: Request) -> Response:
         """Archived results of one verdict, newest first; times of the filter are the plant's."""
@@ -135,6 +125,7 @@ class Page:
             moment = datetime.fromisoformat(own["created_at"])
             own["at"], own["utc"] = f"{moment.astimezone():%Y-%m-%d %H:%M:%S}", f"{moment:%Y-%m-%d %H:%M:%S} UTC"
         return self._html(
+            request,
             "rejects.html",
             results=results,
             given=given,
@@ -171,10 +162,14 @@ class Page:
         _, data = cv2.imencode(".png", cv2.cvtColor(heat, cv2.COLOR_RGBA2BGRA))
         return Response(data.tobytes(), media_type="image/png")
 
-    def _live(self, _: Request) -> Response:
+    def _live(self, request: Request) -> Response:
         if self.live.full:
             return PlainTextResponse("Too many browsers look at this page.\n", status_code=503, headers={"Retry-After": "5"})
-        return StreamingResponse(self.live.stream(), media_type="text/event-stream")
+
+        def permitted() -> bool:
+            return isinstance(self._access.viewer(request), Visitor)
+
+        return StreamingResponse(self.live.stream(permitted), media_type="text/event-stream")
 
     def _preview(self, request: Request) -> Response:
         """The part that was judged last while somebody looked; before the first, the newest frame."""

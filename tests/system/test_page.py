@@ -1,6 +1,8 @@
 """The operator page of a whole daemon, in a real browser."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.broker import wait_for
@@ -96,3 +98,52 @@ def test_a_rejected_part_is_marked_good_and_promoted_on_the_page(tmp_path: Path,
         assert len(json.loads(line.daemon.get("/api/recipes/disc/shots")[1])["shots"]) == before + 1
     finally:
         browser.close()
+
+
+def test_people_log_in_a_viewer_only_looks_and_an_engineer_marks(tmp_path: Path, lines: list[Line]) -> None:
+    write_parts(tmp_path / "parts", range(1), scratched=True)
+    line = Line(tmp_path, folder_station("press", tmp_path / "parts", "loop = false"))
+    lines.append(line)
+    users = [
+        subprocess.run(
+            [sys.executable, "-m", "daemon.cli", "user", name, "--role", name],
+            input=f"{name}-password\n", text=True, capture_output=True, check=True,
+        ).stdout
+        for name in ("viewer", "engineer")
+    ]  # fmt: skip
+    (tmp_path / "users").write_text("".join(users))
+    (tmp_path / "users").chmod(0o600)
+    config = line.daemon.config
+    config.write_text(config.read_text().replace("[http]", '[http]\nusers_file = "users"'))
+    line.daemon.start()
+    line.wait_results("press", 1)
+    browser = Browser(tmp_path, width=1280, height=800)
+    home = f"http://127.0.0.1:{line.daemon.http_port}"
+
+    def at(path: str) -> None:
+        wait_for(lambda: browser.run("[location.pathname, document.readyState]") == [path, "complete"], path)
+
+    def log_in(name: str) -> None:
+        for field, text in (("name", name), ("password", f"{name}-password")):
+            browser.click(f"input[name={field}]")
+            browser.type(text)
+        browser.click("button")
+        at("/")
+        browser.open(f"{home}/rejects")
+        at("/rejects")
+        wait_for(lambda: browser.run("document.querySelector('.part img')?.naturalWidth") == 256, "the picture")
+
+    try:
+        browser.open(f"{home}/rejects")
+        at("/login")
+        log_in("viewer")
+        assert browser.run("document.querySelectorAll('.part button').length") == 0
+        browser.click(".who button")
+        at("/login")
+        log_in("engineer")
+        browser.click(".part button[data-mark=bad]")
+        wait_for(lambda: browser.run("document.querySelector('.mark').textContent") == "marked bad", "the mark")
+        assert json.loads(line.daemon.get("/api/results?verdict=fail")[1])["results"][0]["mark"] == "bad"
+    finally:
+        browser.close()
+    assert "password" not in line.daemon.said().replace("password_file", "")

@@ -5,7 +5,7 @@ const texts = JSON.parse(document.body.dataset.texts);
 async function command(name, request) {
   const answer = await fetch(`/api/commands/${name}`, {
     method: "POST",
-    headers: { "Content-Type": "application/json" },
+    headers: { "Content-Type": "application/json", "X-CSRF-Token": document.body.dataset.csrf },
     body: JSON.stringify({ ...request, request_id: crypto.randomUUID?.() ?? String(Math.random()) }),
   });
   const document_ = await answer.json();
@@ -34,7 +34,7 @@ for (const part of document.querySelectorAll(".part")) {
       showMark(button.dataset.mark);
     }));
   }
-  part.querySelector("[data-promote]").addEventListener("click", () => act(async () => {
+  part.querySelector("[data-promote]")?.addEventListener("click", () => act(async () => {
     const { shots: [shot] } = await command("promote", { result_id, force: held });
     held = shot.held !== null;
     note.textContent = [held ? texts.held : shot.new ? texts.promoted : texts.known, ...shot.warnings].join(". ");
