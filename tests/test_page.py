@@ -27,6 +27,7 @@ from daemon.web.app import HttpServer, create_app
 from daemon.web.live import MOST_VIEWERS
 from daemon.web.page import Page
 from daemon.web.previews import SIDE
+from daemon.web.users import hash_password
 from tests.broker import wait_for
 from tests.parts import draw_part
 from tests.records import entry
@@ -43,16 +44,17 @@ def view(station: str, **changed: Any) -> StationView:
 class Wall:
     """A page of two stations on a free port."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **http: Any) -> None:
         self.views = [view("press"), view("<b>oven", state="Preoperational", reason="camera lost")]
         self.results: list[ResultOut] = []
         self.ledger = Ledger(folder, self._committed)
-        config = HttpConfig(port=0)
+        config = HttpConfig(port=0, **http)
         access = Access(config, folder / "x.toml")
         frames = NewestFrames()
         commands = Commands(RecipeStore(folder, self.ledger, [], {}), frames, lambda *_: None)
         self.page = Page(lambda: self.views, self.ledger, frames, commands, access)
-        self._server = HttpServer(config, create_app(lambda: b"", lambda: (True, {}), lambda: (True, {}), self.page.routes()))
+        routes = [*access.routes(), *self.page.routes()]
+        self._server = HttpServer(config, create_app(lambda: b"", lambda: (True, {}), lambda: (True, {}), routes))
         self._server.start()
         self.http = httpx.Client(base_url=self._server.url, trust_env=False, timeout=20)
         wait_for(self._serves, "the server")
@@ -190,6 +192,27 @@ def test_every_answer_carries_the_policy_and_a_foreign_page_gets_none(wall: Wall
     assert answer.headers["x-content-type-options"] == "nosniff"
     for foreign in ({"Host": "evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
         assert wall.http.get(path, headers=foreign).status_code == (200 if path == "/static/page.css" else 403)
+
+
+def test_nobody_sees_any_route_before_a_login_and_a_viewer_sees_all_of_them(tmp_path: Path) -> None:
+    lines = [f"{name}:{name}:{hash_password('secret of ' + name)}" for name in ("viewer", "engineer")]
+    (tmp_path / "users").write_text("\n".join(lines) + "\n")
+    wall = Wall(tmp_path / "state", users_file=tmp_path / "users")
+    try:
+        paths = {route.path for route in wall.page.routes()} - {"/static/page.css"}
+        paths = {path.format(station="press", result_id="x", name="page.js") for path in paths}
+        assert paths >= {"/", "/rejects", "/live", "/archive/x.jpg", "/archive/x.heat.png", "/preview/press.jpg"}
+        for path in paths:
+            assert wall.http.get(path).status_code == 401
+            asked = wall.http.get(path, headers={"Accept": "text/html"})
+            assert (asked.status_code, asked.headers["location"]) == (303, "/login")
+        for name in ("viewer", "engineer"):
+            wall.http.cookies.clear()
+            assert wall.http.post("/login", data={"name": name, "password": f"secret of {name}"}).status_code == 303
+            for path in paths - {"/live"}:
+                assert wall.http.get(path).status_code in (200, 404, 503)
+    finally:
+        wall.close()
 
 
 def test_no_text_has_a_name_that_templates_take_for_a_method_of_the_table() -> None:
