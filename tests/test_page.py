@@ -172,6 +172,9 @@ def test_pictures_are_copied_only_while_somebody_looks_and_rejects_always(wall: 
     assert picture.shape == (SIDE // 2, SIDE, 3)
     assert picture[:, :, 2].mean() == pytest.approx(200, abs=3)
     assert picture[:, :, 0].mean() < 5
+    # Each is to be had by the part it is of: a picture never goes with another part's verdict.
+    assert wall.http.get("/preview/press.jpg?result=b").status_code == 200
+    assert wall.http.get("/preview/press.jpg?result=a").status_code == 404
 
 
 def test_one_browser_too_many_is_told_to_come_back(wall: Wall) -> None:

@@ -172,13 +172,14 @@ class Page:
         return StreamingResponse(self.live.stream(permitted), media_type="text/event-stream")
 
     def _preview(self, request: Request) -> Response:
-        """The part that was judged last while somebody looked; before the first, the newest frame."""
+        """The part of ?result=ID; without it the one that was judged last while somebody looked, or the newest frame."""
         station = request.path_params["station"]
         if station not in self._states():
             return PlainTextResponse("no such station\n", status_code=404)
         self.previews.look()
-        picture = self.previews.newest(station)
-        if picture is None and (pixels := self._frames.last(station)) is not None:
+        result_id = request.query_params.get("result")
+        picture = self.previews.of(station, result_id)
+        if picture is None and result_id is None and (pixels := self._frames.last(station)) is not None:
             picture = thumbnail(pixels, SIDE)
         if picture is None:
             return PlainTextResponse("no picture yet\n", status_code=404)

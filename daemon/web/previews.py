@@ -16,8 +16,10 @@ from connectors.contract import ResultOut, Verdict
 from daemon.overlay_picture import fitted
 from daemon.web.pictures import thumbnail
 
-MOST_HZ = 4.0
+MOST_HZ = 10.0
 """Previews of a station a second. A part that does not pass is always held."""
+KEPT = 4
+"""Parts of a station that can be asked for: a browser asks a moment after it was told of one."""
 SIDE = 640
 """Pixels of the longer side, at most."""
 HELD = 64
@@ -44,7 +46,8 @@ class Previews:
         self._lock = threading.Lock()
         self._encoding = threading.Lock()
         self._held: dict[str, Preview] = {}
-        self._newest: dict[str, Preview] = {}
+        self._newest: dict[str, dict[str, Preview]] = {}
+        """By station and result_id, the newest last."""
         self._due_s: dict[str, float] = {}
         self._looks_until_s = 0.0
 
@@ -78,14 +81,18 @@ class Previews:
         with self._lock:
             for result in results:
                 if (preview := self._held.pop(result.result_id, None)) is not None:
-                    self._newest[result.station] = preview
+                    kept = self._newest.setdefault(result.station, {})
+                    kept[result.result_id] = preview
+                    while len(kept) > KEPT:
+                        kept.pop(next(iter(kept)))
                     shown.add(result.result_id)
         return shown
 
-    def newest(self, station: str) -> bytes | None:
-        """The JPEG of the part that was judged last while somebody looked; None before the first."""
+    def of(self, station: str, result_id: str | None) -> bytes | None:
+        """The JPEG of a part (None: of the one that was judged last while somebody looked); None where there is none."""
         with self._lock:
-            preview = self._newest.get(station)
+            kept = self._newest.get(station, {})
+            preview = kept.get(result_id) if result_id is not None else next(reversed(kept.values()), None)
         if preview is None:
             return None
         with self._encoding:  # twenty who look cost one encoding

@@ -33,6 +33,10 @@ def test_a_part_fails_on_the_wall_and_a_lost_daemon_is_told_until_it_is_back(tmp
         seen = browser.run("tiles.get('press').rows.map((row) => [row.result_id, row.verdict])")
         assert {verdict for _, verdict in seen} == {"pass", "fail"}
         wait_for(lambda: {own["result_id"] for own in line.results("press")} >= {own for own, _ in seen}, "those results")
+        caption = browser.run(f"{TILE}.querySelector('figcaption').textContent")
+        assert caption.startswith(("picture: ✔ PASS", "picture: ✘ FAIL"))
+        shown = browser.run("(({shown}) => [shown.result_id, shown.verdict])(tiles.get('press'))")
+        assert shown in browser.run("tiles.get('press').rows.map((row) => [row.result_id, row.verdict])")
         judged = {own["result_id"]: own["verdict"] for own in line.results("press")}
         assert all(judged[result_id] == verdict for result_id, verdict in seen)
         # No sideways scrolling on a phone.

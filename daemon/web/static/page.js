@@ -8,12 +8,17 @@ let heard = Date.now();
 
 for (const tile of document.querySelectorAll(".station")) {
   const rows = JSON.parse(tile.dataset.rows);
-  tiles.set(tile.dataset.station, { tile, rows, threshold: null, loading: false, again: false });
+  tiles.set(tile.dataset.station, { tile, rows, threshold: null, loading: false, again: false, picture: null, shown: null });
   const img = tile.querySelector("img");
   const own = tiles.get(tile.dataset.station);
-  const loaded = () => { own.loading = false; if (own.again) showPicture(own); };
-  img.addEventListener("load", loaded);
-  img.addEventListener("error", loaded);
+  const ended = () => { own.loading = false; if (own.again) showPicture(own); };
+  img.addEventListener("load", () => {
+    // Of a fast line not every part has a picture: say of which one it is.
+    const row = own.shown;
+    if (row) put(tile, "figcaption", `${texts.pictured} ${texts.verdict[row.verdict]} ${row.at}`);
+    ended();
+  });
+  img.addEventListener("error", ended);
   drawTrend(own);
 }
 
@@ -45,7 +50,8 @@ function showPicture(own) {
   own.loading = true;
   own.again = false;
   const img = own.tile.querySelector("img");
-  img.src = `/preview/${encodeURIComponent(own.tile.dataset.station)}.jpg?${own.rows.at(-1)?.result_id ?? ""}`;
+  own.shown = own.picture;
+  img.src = `/preview/${encodeURIComponent(own.tile.dataset.station)}.jpg?result=${own.picture.result_id}`;
 }
 
 function showResult(row) {
@@ -62,7 +68,7 @@ function showResult(row) {
   put(tile, "time", row.at);
   tile.querySelector("time").title = row.utc;
   drawTrend(own);
-  if (row.picture) showPicture(own);
+  if (row.picture) { own.picture = row; showPicture(own); }
 }
 
 function showState(state) {
