@@ -163,6 +163,8 @@ def test_pictures_are_copied_only_while_somebody_looks_and_rejects_always(wall: 
     previews.hold("c", "press", "pass", part)
     previews.hold("d", "press", "fail", part)
     assert list(previews._held) == ["b", "d"]
+    previews.hold("e", "press", "fail", np.zeros((2_000, 0), np.uint8))  # cannot be made small: costs no verdict
+    assert list(previews._held) == ["b", "d"]
     previews.release("d")
     wall.judge("press", 1)
     assert wall.http.get("/preview/press.jpg").status_code == 404  # nothing of it was committed

@@ -4,6 +4,7 @@ While nobody looks, `hold` returns at once. While somebody does, it copies a sma
 second and station; the JPEG is encoded when a browser asks for it, on the HTTP port's threads, once for all who look.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from connectors.contract import ResultOut, Verdict
 from daemon.overlay_picture import fitted
 from daemon.web.pictures import thumbnail
+
+log = logging.getLogger(__name__)
 
 MOST_HZ = 10.0
 """Previews of a station a second. A part that does not pass is always held."""
@@ -64,7 +67,11 @@ class Previews:
             if verdict == "pass" and now_s < self._due_s.get(station, 0.0):
                 return
             self._due_s[station] = now_s + 1.0 / MOST_HZ
-        preview = Preview(result_id, fitted(pixels, SIDE))
+        try:
+            preview = Preview(result_id, fitted(pixels, SIDE))
+        except Exception as error:  # must not cost the frame its verdict
+            log.warning("station %s: no preview of result %s: %s", station, result_id, error)
+            return
         with self._lock:
             self._held[result_id] = preview
             while len(self._held) > HELD:

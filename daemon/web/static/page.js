@@ -8,7 +8,7 @@ let heard = Date.now();
 
 for (const tile of document.querySelectorAll(".station")) {
   const rows = JSON.parse(tile.dataset.rows);
-  tiles.set(tile.dataset.station, { tile, rows, threshold: null, loading: false, again: false, picture: null, shown: null });
+  tiles.set(tile.dataset.station, { tile, rows, loading: false, again: false, picture: null, shown: null });
   const img = tile.querySelector("img");
   const own = tiles.get(tile.dataset.station);
   const ended = () => { own.loading = false; if (own.again) showPicture(own); };
