@@ -177,7 +177,7 @@ class Service:
         dropped = self.metrics.archive_dropped
         self.metrics.expect(dropped, REASONS)
         self.archive = Archive(store, self.ledger, config.archive, lambda reason: dropped.labels(reason).inc())
-        page.archive = self.archive
+        page.rejects.archive = self.archive
         self.marks = Marks(self.ledger, self.archive)
         stack.callback(self.archive.close)
         self._late = LateJudgements(self.ledger)

@@ -1,17 +1,5 @@
 // Marks and promotions: the same commands that MQTT and the shell have.
 "use strict";
-const texts = JSON.parse(document.body.dataset.texts);
-
-async function command(name, request) {
-  const answer = await fetch(`/api/commands/${name}`, {
-    method: "POST",
-    headers: { "Content-Type": "application/json", "X-CSRF-Token": document.body.dataset.csrf },
-    body: JSON.stringify({ ...request, request_id: crypto.randomUUID?.() ?? String(Math.random()) }),
-  });
-  const document_ = await answer.json();
-  if (!answer.ok) throw new Error(document_.error.message);
-  return document_;
-}
 
 for (const part of document.querySelectorAll(".part")) {
   const result_id = part.dataset.result;

@@ -1,30 +1,12 @@
 // The wall: what the daemon tells, as it tells it.
 "use strict";
-const texts = JSON.parse(document.body.dataset.texts);
 const most = Number(document.body.dataset.trend);
-const silentAfterMs = 5000; // the daemon says something every second
 const tiles = new Map();
-let heard = Date.now();
 
 for (const tile of document.querySelectorAll(".station")) {
   const rows = JSON.parse(tile.dataset.rows);
   tiles.set(tile.dataset.station, { tile, rows, loading: false, again: false, picture: null, shown: null });
-  const img = tile.querySelector("img");
-  const own = tiles.get(tile.dataset.station);
-  const ended = () => { own.loading = false; if (own.again) showPicture(own); };
-  img.addEventListener("load", () => {
-    // Of a fast line not every part has a picture: say of which one it is.
-    const row = own.shown;
-    if (row) put(tile, "figcaption", `${texts.pictured} ${texts.verdict[row.verdict]} ${row.at}`);
-    ended();
-  });
-  img.addEventListener("error", ended);
-  drawTrend(own);
-}
-
-function put(tile, selector, text) {
-  const there = tile.querySelector(selector);
-  if (there.textContent !== text) there.textContent = text;
+  drawTrend(tiles.get(tile.dataset.station));
 }
 
 function drawTrend({ tile, rows }) {
@@ -49,9 +31,20 @@ function showPicture(own) {
   if (own.loading) { own.again = true; return; }
   own.loading = true;
   own.again = false;
-  const img = own.tile.querySelector("img");
-  own.shown = own.picture;
-  img.src = `/preview/${encodeURIComponent(own.tile.dataset.station)}.jpg?result=${own.picture.result_id}`;
+  const { tile, picture } = own;
+  const img = new Image();
+  img.alt = tile.querySelector("img").alt;
+  const ended = () => { own.loading = false; if (own.again) showPicture(own); };
+  // A picture that is gone by now leaves the one before it, and of which part that was.
+  img.addEventListener("error", ended);
+  img.addEventListener("load", () => {
+    tile.querySelector("img").replaceWith(img);
+    own.shown = picture;
+    // Of a fast line not every part has a picture: say of which one it is.
+    put(tile, "figcaption", `${texts.pictured} ${texts.verdict[picture.verdict]} ${picture.at}`);
+    ended();
+  });
+  img.src = `/preview/${encodeURIComponent(tile.dataset.station)}.jpg?result=${picture.result_id}`;
 }
 
 function showResult(row) {
@@ -82,27 +75,4 @@ function showState(state) {
   if (state.threshold !== null) put(tile, ".threshold", state.threshold.toFixed(3));
 }
 
-function lost(yes) {
-  const banner = document.getElementById("lost");
-  document.body.classList.toggle("lost", yes);
-  const text = yes ? banner.dataset.text : "";
-  if (banner.textContent !== text) banner.textContent = text;
-}
-
-let source;
-function listen() {
-  source?.close();
-  source = new EventSource("/live");
-  source.addEventListener("open", () => {
-    // What came meanwhile is in the ledger, and in a page made anew.
-    if (document.body.classList.contains("lost")) { location.reload(); return; }
-    heard = Date.now();
-  });
-  source.addEventListener("error", () => { lost(true); if (source.readyState === EventSource.CLOSED) setTimeout(listen, 2000); });
-  source.addEventListener("result", (event) => { heard = Date.now(); showResult(JSON.parse(event.data)); });
-  source.addEventListener("state", (event) => { heard = Date.now(); showState(JSON.parse(event.data)); });
-  source.addEventListener("alive", () => { heard = Date.now(); });
-  source.addEventListener("stations", () => location.reload());
-}
-setInterval(() => { if (Date.now() - heard > silentAfterMs) lost(true); }, 1000);
-listen();
+listen({ result: showResult, state: showState, stations: () => location.reload() });
