@@ -2,10 +2,12 @@
 
 import logging
 import re
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from config.errors import ConfigError
 from config.schema import HttpConfig
-from daemon.web.access import LOGIN_BYTES, Access
+from daemon.web.access import LOGIN_BYTES, WAITING, Access
 from daemon.web.api import Api
 from daemon.web.app import HttpServer, create_app
 from daemon.web.headers import STRICT
@@ -229,6 +231,35 @@ def test_failed_logins_wait_and_nothing_secret_is_logged(
     assert "emil logged in" in told
     for secret in (TOKEN, *PASSWORDS.values(), session, csrf, "typed-a-password", "wrong one"):
         assert secret not in told
+
+
+def test_logins_at_once_are_bounded_and_the_others_are_told_to_come_again(serve: Open, users_file: Path) -> None:
+    server = serve(users_file=users_file)
+
+    def log_in(number: int) -> int:
+        headers = {"X-Forwarded-For": f"10.0.0.{number}"}  # as by a proxy: each from elsewhere
+        return server.client().post("/login", data={"name": "vera", "password": "wrong one"}, headers=headers).status_code
+
+    with ThreadPoolExecutor(3 * WAITING) as pool:
+        answers = list(pool.map(log_in, range(3 * WAITING)))
+    assert set(answers) == {403, 503}
+    assert answers.count(403) >= WAITING
+    assert server.logged_in("vera").get("/look").status_code == 200
+
+
+def test_a_name_that_nobody_has_is_refused_no_faster_than_one_that_somebody_has(serve: Open, users_file: Path) -> None:
+    browser = serve(users_file=users_file).client()
+
+    def took_s(name: str) -> float:
+        tries = []
+        for number in range(3):
+            began_s = time.perf_counter()
+            headers = {"X-Forwarded-For": f"10.0.0.{number}"}
+            assert browser.post("/login", data={"name": name, "password": "wrong one"}, headers=headers).status_code == 403
+            tries.append(time.perf_counter() - began_s)
+        return statistics.median(tries)
+
+    assert took_s("nobody") > 0.3 * took_s("vera")  # a hash takes a hundred times as long as the rest
 
 
 def test_a_login_is_bounded_and_of_our_own_page(serve: Open, token_file: Path) -> None:

@@ -1,6 +1,7 @@
 """daemon/rejects_zip.py and GET /api/results/export: archived results as one file."""
 
 import io
+import socket
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from daemon.evidence import Evidence
 from daemon.marks import Marks
 from daemon.rejects_zip import zipped
 from tests.archived import Kept, a_result
+from tests.broker import wait_for
 from tests.plant import TestPlant
 from tests.test_api import Server, refused
 
@@ -67,5 +69,22 @@ def test_it_is_fetched_with_the_filters_of_results_by_who_may_change_something(k
         refused(server.http.get(export, params={"before": "gone"}), 404, "unknown_result")
         refused(server.http.get(export, headers={"Host": "evil.example"}), 403, "forbidden")
         assert server.http.get(export, params={"limit": "1"}).status_code == 200
+    finally:
+        server.close()
+
+
+def test_a_reader_that_hangs_up_lets_the_next_one_in(kept: Kept, plant: TestPlant) -> None:
+    plant.commands.open(Parts(plant.teacher, plant.recipes, Evidence(kept.archive, Marks(kept.ledger, kept.archive))))
+    noise = np.random.default_rng(0).integers(0, 256, (1_000, 1_000, 3), np.uint8)  # 3 MB as PNG: more than sockets hold
+    for _ in range(4):
+        kept.put(a_result(), pixels=noise)
+    server = Server(plant)
+    export = "/api/results/export"
+    try:
+        with socket.create_connection(("127.0.0.1", server.port)) as reader:
+            reader.sendall(f"GET {export} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            assert reader.recv(1_000).startswith(b"HTTP/1.1 200")
+            refused(server.http.get(export), 503, "busy")
+        wait_for(lambda: server.http.get(export).status_code == 200, "its place")
     finally:
         server.close()

@@ -4,7 +4,6 @@ Three cases, by [http]: on a loopback host without users_file and token_file eve
 page asks; with either file people log in; on another host without both nobody sees the page.
 """
 
-import asyncio
 import hmac
 import inspect
 import logging
@@ -22,6 +21,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route, request_response
 
 from config.schema import HttpConfig
+from daemon.web.body import TooLargeError, read_body
 from daemon.web.guard import Guard, Refusal, is_loopback, read_token
 from daemon.web.headers import StrictHeaders
 from daemon.web.login_page import login_page, texts
@@ -223,14 +223,11 @@ def _is_form(request: Request) -> bool:
 
 async def _form(request: Request, limit: int) -> dict[str, str] | Response:
     """The fields of a urlencoded body, never reading more than `limit` bytes and 10 s; or what to answer."""
-    body = bytearray()
     try:
-        async with asyncio.timeout(FORM_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    return _told("malformed", 413, {"Connection": "close"})
+        body = await read_body(request, limit, FORM_S)
         return dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=100))
+    except TooLargeError:
+        return _told("malformed", 413, {"Connection": "close"})
     except (TimeoutError, ClientDisconnect, ValueError):
         return _told("malformed", 400, {"Connection": "close"})
 

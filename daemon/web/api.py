@@ -3,7 +3,6 @@
 Reading needs no token; what changes state is looked at by the guard. Errors are `{"error": {"code", "message"}}`.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from connectors.requests import ATTACHABLE, most_attached
 from daemon.commands import Commands
 from daemon.payload import MAX_BYTES, parse_request
 from daemon.rejects_zip import zipped
+from daemon.web.body import TooLargeError, read_body
 from daemon.web.guard import Refusal
 
 AT_ONCE = 8
@@ -199,22 +199,14 @@ async def _read(name: str, request: Request) -> tuple[Document, bytes | None]:
 
 async def _body(request: Request, limit: int) -> bytes:
     """The whole body, never more than `limit` bytes of it."""
-    length = request.headers.get("content-length", "0")
-    too_large = CommandError("too_large", f"a body of over {limit} bytes")
-    if length.isdigit() and int(length) > limit:
-        raise too_large
-    body = bytearray()
     try:
-        async with asyncio.timeout(BODY_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise too_large
+        return await read_body(request, limit, BODY_S)
+    except TooLargeError:
+        raise CommandError("too_large", f"a body of over {limit} bytes") from None
     except TimeoutError:
         raise CommandError("malformed", f"the body did not come within {BODY_S:g} s") from None
     except ClientDisconnect:
         raise CommandError("malformed", "the sender hung up") from None
-    return bytes(body)
 
 
 def _error(status: int, code: str, message: str) -> Response:
