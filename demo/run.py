@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from config.schema import load_config
 from demo.pictures import BUILD, lay_out
 
 CONFIG = Path(__file__).parent.parent / "config" / "demo.toml"
@@ -66,6 +67,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make run")
     parser.add_argument("--pictures", type=Path, help="a folder in MVTec AD's layout, instead of the solar cells")
     options = parser.parse_args()
+    http = load_config(CONFIG).http
+    print(f"page: http://{http.host}:{http.port}/, in a moment", flush=True)
     line = lay_out(options.pictures)
     defective = sum(part.defective for part in line)
     where = options.pictures or "solar cells of elpv-dataset (demo/README.md)"

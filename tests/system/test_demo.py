@@ -44,6 +44,7 @@ def test_the_demo_judges_its_pictures_as_the_readme_says() -> None:
     code, text = run_until(52)
     assert code == 0, text
     told = [
+        "page: http://127.0.0.1:9464/",
         "pictures: solar cells",
         "private broker",
         "loading model",
@@ -55,6 +56,7 @@ def test_the_demo_judges_its_pictures_as_the_readme_says() -> None:
     ]
     places = [text.index(words) for words in told]
     assert places == sorted(places)
+    assert places[0] == 0
     assert " results: " in text[places[-1] :]
 
     first_round = [result for result in ledger()[before:] if result["frame"]["number"] < len(line)]
