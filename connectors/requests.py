@@ -185,6 +185,13 @@ class ThresholdSet(RecipeRequest):
         return self
 
 
+class RegionSet(RecipeRequest):
+    """Set the region of interest, in pixels of the frame; null goes back to the configured one, or the one the recipe was made
+    with. A station changes region and bank together, between two frames, when `build` has ended."""
+
+    region: Region | None = None
+
+
 class Trigger(Request):
     """Take a part now: one software trigger (or as many as the part has frames), one result, which carries the identity."""
 
@@ -472,6 +479,7 @@ REQUESTS: dict[str, type[Request]] = {
     "recipe_export": RecipeExport,
     "recipe_import": RecipeImport,
     "threshold_set": ThresholdSet,
+    "region_set": RegionSet,
     "trigger": Trigger,
     "part": Part,
     "results": Results,
@@ -493,6 +501,7 @@ ANSWERS: dict[str, type[Payload]] = {
     "recipe_export": ExportAnswer,
     "recipe_import": RecipeAnswer,
     "threshold_set": ThresholdAnswer,
+    "region_set": RecipeAnswer,
     "trigger": TriggerAnswer,
     "part": PartAnswer,
     "results": ResultsAnswer,

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from config.errors import AprilcamError, StoppingError, StoreError
+from config.errors import AprilcamError, CommandError, StoppingError, StoreError
 from config.schema import RecipeConfig
 from connectors.contract import EventKind
 from daemon.banks import BankRow, Banks
@@ -165,7 +165,8 @@ class Builder:
         """Judge by an earlier bank (its name or hash; None: the newest built before the current one), also after a restart.
 
         Builds of the recipe that wait or run are given up. The shots stay; the next build starts from all of them.
-        Raises StoreError when there is no such bank or it cannot be read any more.
+        Raises StoreError when there is no such bank or it cannot be read any more, CommandError for one of another region:
+        the region that was set stays.
         """
         with self._swap:  # what is chosen must not be pruned meanwhile
             config = self._recipe_of(recipe)
@@ -179,6 +180,9 @@ class Builder:
             [row] = wanted
             found = self._maker.load(config, row.bank)
             if found is None:
+                if (region := self._maker.other_region(config, row.bank)) is not None:
+                    reason = f"recipe {recipe!r}: bank {row.name} is of another region of interest ({region})"
+                    raise CommandError("refused", f"{reason}. Set that region, and the bank judges again")
                 raise StoreError(f"recipe {recipe}: bank {row.name} does not fit the present model and recipe, or is damaged.")
             self._give_up(recipe, f"rolled back to bank {row.name}")
             self._banks.make_current(recipe, row.bank, rolled_back=True)

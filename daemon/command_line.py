@@ -279,15 +279,15 @@ def create(
     """Make a recipe; teach it with `aprilcam register`."""
     request: dict[str, Any] = {"recipe": recipe, "object": object_}
     request |= {"mode": mode.value} if mode is not None else {}
-    request |= {"region": _region(region)} if region is not None else {}
+    request |= {"region": _region(region, "--region")} if region is not None else {}
     _made(config, "recipe_create", request)
 
 
-def _region(given: str) -> dict[str, int]:
+def _region(given: str, hint: str) -> dict[str, int]:
     try:
         x, y, width, height = (int(number) for number in given.split(","))
     except ValueError:
-        raise typer.BadParameter(f"expected four numbers as in 0,0,640,480, got {given!r}", param_hint="--region") from None
+        raise typer.BadParameter(f"expected four numbers as in 0,0,640,480, got {given!r}", param_hint=hint) from None
     return {"x": x, "y": y, "width": width, "height": height}
 
 
@@ -331,6 +331,19 @@ def threshold(
         answer = runner.run("threshold_set", request)
     known = f"{answer['threshold']:.4f}" if answer["threshold"] is not None else "not known before the first bank"
     print(f"threshold {known}{' (stale)' if answer['stale'] else ''}")
+
+
+@recipes.command()
+def region(
+    recipe: RecipeName,
+    area: Annotated[str | None, typer.Argument(metavar="X,Y,W,H", help="In pixels; without it the recipe's own.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Set a recipe's region of interest; stations change to it when its bank is built."""
+    request = {"recipe": recipe, "region": _region(area, "X,Y,W,H") if area is not None else None}
+    with connect(config) as runner:
+        answer = runner.run("region_set", request)
+    print(f"region {area or 'of its own'}" + (f", in {answer['build']}" if answer["build"] else ""))
 
 
 @recipes.command()

@@ -313,6 +313,14 @@ class Commands:
         now = parts.recipes.set_threshold(recipe, threshold=request.threshold, factor=request.factor)
         return wire.ThresholdAnswer(recipe=recipe, threshold=now.threshold, stale=now.stale)
 
+    def _region_set(self, parts: Parts, request: wire.RegionSet, _: bytes | None) -> wire.RecipeAnswer:
+        recipe, sizes = self._recipe(request.recipe, request.station), {}
+        for station in [name for name, own in self._plant.stations().items() if own == recipe]:
+            frame = self._frames.last(station) if self._frames is not None else None
+            if frame is not None:
+                sizes[station] = (frame.shape[1], frame.shape[0])
+        return wire.RecipeAnswer(recipe=recipe, build=parts.recipes.set_region(recipe, request.region, sizes))
+
     def _trigger(self, parts: Parts, request: wire.Trigger, _: bytes | None) -> wire.TriggerAnswer:
         lines = _wired(parts.lines)
         lines.trigger(self._station(request.station), Identity(request.part_id, request.job_id))

@@ -108,7 +108,7 @@ class _Shots:
 class _Seen:
     """A station's newest measures, for one program's shots."""
 
-    key: tuple[str, str]
+    key: tuple[str, str, Region | None]
     shots: _Shots | None
     recent: deque[Measured] = field(default_factory=lambda: deque(maxlen=RECENT))
 
@@ -186,7 +186,7 @@ class ExposureDrift:
             self._next_s.pop(gone, None)
         if program.calibration is None:
             return  # no bank yet: the shots are still being read by those who make it
-        key = (program.recipe.name, program.bank.hash if program.bank is not None else "")
+        key = (program.recipe.name, program.bank.hash if program.bank is not None else "", program.region)
         seen = self._seen.get(station)
         if seen is None or seen.key != key:
             shots = next((own.shots for own in list(self._seen.values()) if own.key == key), None)

@@ -98,7 +98,7 @@ class Maker:
             labelled = self._labelled(recipe, "words", basis, Reference(text=words), calibration, (), progress)
             before_commit()
             self._banks.none_current(recipe.name)
-            return _taught(Reference(text=words), calibration, labelled)
+            return _taught(recipe, Reference(text=words), calibration, labelled)
         manifest = self.manifest(recipe, [shot.shot for shot in shots])
         if (stored := self._stored(recipe, manifest.hash)) is not None:
             refined = self._relabel(recipe, manifest.hash, stored, progress, before_commit)
@@ -120,7 +120,7 @@ class Maker:
         labelled = self._labelled(recipe, manifest.hash, basis, reference, calibration, used, progress)
         before_commit()
         self._banks.store(recipe.name, manifest.hash, bank, basis, calibration, labelled)
-        taught = _taught(reference, calibration, labelled)
+        taught = _taught(recipe, reference, calibration, labelled)
         log.info(
             "recipe %s: %s, %d shots, threshold %.4f",
             recipe.name,
@@ -140,7 +140,7 @@ class Maker:
             raise StoreError(f"recipe {recipe.name}: bank {bank[:16]} does not fit the model and recipe any more. Rebuild it.")
         taught = self._relabel(recipe, bank, stored, progress, before_commit)
         found = stored.found
-        before = _taught(stored.reference, found.calibration, found.labelled)
+        before = _taught(recipe, stored.reference, found.calibration, found.labelled)
         return None if taught.calibration == before.calibration else taught
 
     def judge(self, pixels: Pixels, reference: Reference) -> Judgement:
@@ -161,7 +161,7 @@ class Maker:
         before_commit()
         if labelled != found.labelled:
             self._banks.relabel(recipe.name, bank, basis, found.calibration, labelled)
-        return _taught(reference, found.calibration, labelled)
+        return _taught(recipe, reference, found.calibration, labelled)
 
     def _labelled(
         self,
@@ -256,6 +256,8 @@ class Maker:
             "score_share": spec.score_share,
             "background": spec.background,
         }
+        if mode == "zero_shot":
+            basis["region"] = str(box(recipe.region))  # no bank names it
         if mode != "few_shot":
             basis |= {"object": recipe.object, "linear_layers_sha256": self._detector.linear_layers_sha256}
         return basis
@@ -263,17 +265,28 @@ class Maker:
     def load(self, recipe: RecipeConfig, bank: str) -> Taught | None:
         """What judges by a bank that is stored, as it did last; None when there is none that fits the model and recipe."""
         stored = self._stored(recipe, bank)
-        return _taught(stored.reference, stored.found.calibration, stored.found.labelled) if stored is not None else None
+        if stored is None:
+            return None
+        return _taught(recipe, stored.reference, stored.found.calibration, stored.found.labelled)
 
-    def _stored(self, recipe: RecipeConfig, bank: str) -> _Fit | None:
+    def other_region(self, recipe: RecipeConfig, bank: str) -> str | None:
+        """The region of a stored bank that does not fit the recipe for its region alone, as people write it."""
+        stored = self._stored(recipe, bank, any_region=True)
+        if stored is None or stored.found.bank is None or (region := stored.found.bank.manifest.region) == box(recipe.region):
+            return None
+        return ",".join(str(number) for number in region) if region is not None else "the whole frame"
+
+    def _stored(self, recipe: RecipeConfig, bank: str, *, any_region: bool = False) -> _Fit | None:
         words = self._words(recipe)
         basis = self._basis(recipe, self._mode(recipe, any_shots=True))
         found = self._banks.load(recipe.name, bank, basis, self._detector.fingerprint, self._detector.extractor.device)
-        if found is None or (found.bank is not None and found.bank.manifest.region != box(recipe.region)):
+        if found is None:
+            return None
+        if found.bank is not None and found.bank.manifest.region != box(recipe.region) and not any_region:
             return None
         return _Fit(found, basis, Reference(found.bank, words))
 
 
-def _taught(reference: Reference, calibration: Calibration, labelled: Labelled | None) -> Taught:
+def _taught(recipe: RecipeConfig, reference: Reference, calibration: Calibration, labelled: Labelled | None) -> Taught:
     judging = labelled.apply(calibration) if labelled is not None else calibration
-    return Taught(judging.apply(reference), judging)
+    return Taught(judging.apply(reference), judging, recipe.region)

@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from config.errors import CommandError, StoreError
-from config.schema import RecipeConfig
+from config.schema import RecipeConfig, Region
 from daemon.ledger import Ledger, Shot
 from daemon.marks import forget_marks
 from daemon.shots import At, nowhere
@@ -30,15 +30,16 @@ CREATE = (
     "CREATE TABLE IF NOT EXISTS recipes (recipe TEXT PRIMARY KEY, settings TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS selections (station TEXT PRIMARY KEY, recipe TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS overrides (recipe TEXT PRIMARY KEY, threshold TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS regions (recipe TEXT PRIMARY KEY, region TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS unfinished_recipes (recipe TEXT PRIMARY KEY) WITHOUT ROWID",
 )
-OF_A_RECIPE = ("recipes", "overrides", "shots", "not_shots", "banks", "current_banks")
+OF_A_RECIPE = ("recipes", "overrides", "regions", "shots", "not_shots", "banks", "current_banks")
 """Tables whose rows go with a recipe; marks go as `daemon.marks` says."""
 _OVERRIDE = TypeAdapter(ThresholdOverride)
 
 
 class RecipeStore:
-    """Owner of the four tables, and of the folders `recipes/<name>` as a whole. May be called from any thread."""
+    """Owner of the five tables, and of the folders `recipes/<name>` as a whole. May be called from any thread."""
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class RecipeStore:
         self._being_made: set[str] = set()
         self._doubtful: set[str] = set()
         """Made, but for a commit that the disk did not take in time and may still take."""
-        made, selected, overrides, unfinished = ledger.ask(_read)
+        made, selected, overrides, regions, unfinished = ledger.ask(_read)
         for name in unfinished:
             log.warning("recipe %s: was not finished when the daemon ended; what is left of it is removed", name)
             try:
@@ -67,6 +68,7 @@ class RecipeStore:
                 log.error("recipe %s: %s", name, error)  # noqa: TRY400 - the next start tries again
         self._made = {name: _from_json(name, settings) for name, settings in made if name not in unfinished}
         self._overrides = {name: _OVERRIDE.validate_json(row) for name, row in overrides if name not in unfinished}
+        self._regions = {name: Region.model_validate_json(row) for name, row in regions if name not in unfinished}
         for name in self._made.keys() & self._configured.keys():
             log.warning("recipe %s: made at run time, and in the configuration file, whose settings count", name)
         self._hidden: dict[str, RecipeConfig] = {}
@@ -94,7 +96,7 @@ class RecipeStore:
 
         Raises StoreError when the disk refuses.
         """
-        _, selected, _, _ = self._ledger.ask(_read)
+        _, selected, _, _, _ = self._ledger.ask(_read)
         self._configured = {recipe.name: recipe for recipe in configured}
         self._stations = dict(stations)
         self._selected = self._still_there(dict(selected))
@@ -102,7 +104,13 @@ class RecipeStore:
     # What there is.
 
     def get(self, name: str) -> RecipeConfig:
-        """The recipe of that name. Raises CommandError when there is none (any more)."""
+        """The recipe of that name, with the region that was set. Raises CommandError when there is none (any more)."""
+        own = self.without_region(name)
+        region = self._regions.get(name)
+        return own if region is None else own.model_copy(update={"region": region})
+
+    def without_region(self, name: str) -> RecipeConfig:
+        """The same as the configuration file has it, or as it was made."""
         recipe = self._configured.get(name) or self._made.get(name)
         if recipe is None:
             raise CommandError("unknown_recipe", f"no recipe is named {name!r}. Known: {', '.join(self.recipes()[:20])}")
@@ -200,6 +208,7 @@ class RecipeStore:
             self.show(name)
             raise
         self._overrides.pop(name, None)
+        self._regions.pop(name, None)
         self._at("recipe_rows_deleted")
         try:
             self._clear(name)
@@ -226,6 +235,21 @@ class RecipeStore:
         else:
             self._overrides[name] = override
 
+    def set_region(self, name: str, region: Region | None) -> None:
+        """None: the recipe's own."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            if region is None:
+                connection.execute("DELETE FROM regions WHERE recipe = ?", (name,))
+            else:
+                connection.execute("INSERT OR REPLACE INTO regions VALUES (?, ?)", (name, region.model_dump_json()))
+
+        self._ledger.ask(write, durable=True)
+        if region is None:
+            self._regions.pop(name, None)
+        else:
+            self._regions[name] = region
+
     def _clear(self, name: str) -> None:
         """Whatever lies under the name goes, its row among the unfinished ones last."""
         folder = self._folder / name
@@ -246,16 +270,16 @@ class RecipeStore:
 Rows = list[tuple[str, str]]
 
 
-def _read(connection: sqlite3.Connection) -> tuple[Rows, Rows, Rows, list[str]]:
-    """(recipes, selections, overrides, unfinished)."""
+def _read(connection: sqlite3.Connection) -> tuple[Rows, Rows, Rows, Rows, list[str]]:
+    """(recipes, selections, overrides, regions, unfinished)."""
     for statement in CREATE:
         connection.execute(statement)
-    made, selected, overrides = (
+    made, selected, overrides, regions = (
         connection.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()  # noqa: S608 - our own names
-        for table in ("recipes", "selections", "overrides")
+        for table in ("recipes", "selections", "overrides", "regions")
     )
     unfinished = [str(name) for (name,) in connection.execute("SELECT recipe FROM unfinished_recipes")]
-    return made, selected, overrides, unfinished
+    return made, selected, overrides, regions, unfinished
 
 
 def _has_rows(connection: sqlite3.Connection, name: str) -> bool:

@@ -205,6 +205,24 @@ class Recipes:
         limits = limits_of(own, override, calibration)
         return InForce(limits.score if limits else None, override.stale(calibration, bank) if override is not None else False)
 
+    def set_region(self, recipe: str, region: Region | None, frames: Mapping[str, tuple[int, int]]) -> str | None:
+        """Set the region of interest; None: back to the one of the configuration file or with which it was made.
+
+        The build of its bank, None where nothing judges or no daemon runs. Until that bank stands, the stations go on with the
+        region and the bank that they have. frames: (width, height) of the newest frame of stations that have the recipe.
+        Raises CommandError when a frame or a shot does not hold the region.
+        """
+        with self._changing, self._shots.storing:  # no shot comes between the look at them and the commit
+            own = self._store.without_region(recipe)
+            wanted = region or own.region
+            if wanted is not None:
+                shots = self._shots.all(recipe)
+                _check_held(wanted, {f"the newest frame of station {name}": size for name, size in frames.items()}, "camera")
+                _check_held(wanted, {f"shot {shot.shot[:16]}": (shot.width, shot.height) for shot in shots}, "shots")
+            self._store.set_region(recipe, region)
+        log.info("recipe %s: region set: %s", recipe, region or "none of its own")
+        return self._build(recipe)
+
     def all(self) -> list[RecipeView]:
         """Every recipe, those of the configuration file first."""
         return [self._view(self._store.get(name)) for name in self._store.recipes()]
@@ -248,6 +266,18 @@ class Recipes:
                 f"mode {recipe.mode!r} needs words, and the model of [inference] preset judges by none. Use mode few_shot, or "
                 f"leave it out",
             )
+
+
+def _check_held(region: Region, pictures: Mapping[str, tuple[int, int]], of: Literal["camera", "shots"]) -> None:
+    """Whether each, of (width, height), holds the region."""
+    mend = {
+        "camera": "Draw it within the frame",
+        "shots": "Draw it within every shot, or forget those that do not hold it",
+    }[of]
+    for name, (width, height) in pictures.items():
+        if region.x + region.width > width or region.y + region.height > height:
+            reason = f"{name} has {width} x {height} pixels, and does not hold the region {region}"
+            raise CommandError("refused", f"{reason}. {mend}")
 
 
 def _nothing_judges(recipe: str) -> CommandError:

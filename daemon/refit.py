@@ -90,6 +90,7 @@ class Refit:
     def _teach(self, recipe: RecipeConfig, in_use: bool, progress: Progress) -> None:
         self._metrics.add_recipe(recipe.name)
         self._store.put(recipe)
+        recipe = self._store.get(recipe.name)  # with the region that was set
         try:
             if in_use:
                 self._teacher.start_anew(recipe, progress)

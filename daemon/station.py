@@ -28,6 +28,8 @@ class Taught:
 
     reference: Reference
     calibration: Calibration
+    region: Region | None = None
+    """Of the frames that it judges; None for whole frames. The recipe's may be another one, while that one's bank is built."""
 
     @property
     def bank(self) -> Bank | None:
@@ -59,8 +61,8 @@ class Program:
 
     @property
     def region(self) -> Region | None:
-        """The recipe's region of interest, None for the whole frame."""
-        return self.recipe.region
+        """The region of interest by which frames are judged, None for the whole frame."""
+        return self.taught.region if isinstance(self.taught, Taught) else self.recipe.region
 
     @property
     def calibration(self) -> Calibration | None:

@@ -21,7 +21,7 @@ from daemon.builder import Builder, Detail, OnEvent
 from daemon.ledger import Shot
 from daemon.looks import Look, look_at, warnings
 from daemon.maker import Progress
-from daemon.shots import Pixels, Shots, crop, pixel_hash
+from daemon.shots import Box, Pixels, Shots, box, crop, pixel_hash
 from daemon.station import Taught, Untaught
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Teacher:
         self._recipe_of = recipe_of
         self._builder = builder
         self._on_event = on_event
-        self._looks: dict[str, Look] = {}
+        self._looks: dict[tuple[str, Box | None], Look] = {}
 
     def register(self, recipe: str, picture: bytes, *, name: str, force: bool = False) -> Registered:
         """Make a picture file (PNG, JPEG, BMP or TIFF, whole) a reference shot; durable when this returns.
@@ -174,24 +174,25 @@ class Teacher:
         if known and all((self._shots.folder(recipe.name) / row.file).is_file() for row in others if row.shot == shot):
             return Registered(shot, False, None, (), self._builder.pending(recipe.name) if self._builder else None)
         warned = self._warnings(recipe, shot, part, others)
-        if not known and not force and (held := self._gate(recipe, shot, part, data, name)) is not None:
+        if not known and not force and (held := self._gate(recipe, shot, pixels, data, name)) is not None:
             return Registered(shot, False, held, warned, None)
         height, width = pixels.shape[:2]
         with self._shots.storing:  # two at once must not both take one picture for new
-            self._recipe_of(recipe.name)
+            crop(pixels, self._recipe_of(recipe.name).region, name)  # which may have been set meanwhile
             new = self._shots.add(recipe.name, shot, data, width, height)
         for warning in warned:
             log.warning("recipe %s: shot %s: %s", recipe.name, name, warning)
         return Registered(shot, new, None, warned, self._request(recipe.name) if build else None)
 
-    def _gate(self, recipe: RecipeConfig, shot: str, part: Pixels, data: bytes, name: str) -> Held | None:
+    def _gate(self, recipe: RecipeConfig, shot: str, pixels: Pixels, data: bytes, name: str) -> Held | None:
         builder = self._builder
         if builder is None:
             return None
         taught = builder.taught(recipe.name) or builder.load_current(recipe)
         if taught is None or not taught.calibration.shots:
             return None
-        judged = builder.judge(part, taught.reference)
+        # Its region is the one before, until the bank of one that was set stands.
+        judged = builder.judge(crop(pixels, taught.region, name), taught.reference)
         score, threshold = float(judged.scores[0]), taught.calibration.threshold
         held = Held(score, threshold, FAR * threshold)
         if score <= held.limit:
@@ -209,17 +210,17 @@ class Teacher:
 
     def _warnings(self, recipe: RecipeConfig, shot: str, part: Pixels, others: list[Shot]) -> tuple[str, ...]:
         """The look of each shot is taken once in the daemon's life."""
-        looks = []
+        looks, area = [], box(recipe.region)
         for row in others[-LOOKED_AT:]:
-            look = self._looks.get(row.shot)
+            look = self._looks.get((row.shot, area))
             if look is None:
                 try:
                     look = look_at(crop(self._shots.read(row), recipe.region, row.file))
                 except PictureError:
                     continue  # the build tells of it
-                self._looks[row.shot] = look
+                self._looks[row.shot, area] = look
             looks.append(look)
-        own = self._looks[shot] = look_at(part)
+        own = self._looks[shot, area] = look_at(part)
         return warnings(own, looks)
 
     def _request(self, recipe: str) -> str | None:

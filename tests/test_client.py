@@ -77,6 +77,8 @@ def test_recipes_are_made_moved_and_selected_on_the_state_folder(aprilcam: Shell
     assert well("recipe", "select", "bolt", "--station", "press") == "press inspects by bolt\n"
     assert well("recipe", "threshold", "bolt", "0.75") == "threshold 0.7500\n"
     assert well("recipe", "threshold", "bolt", "--factor", "1.25") == "threshold not known before the first bank\n"
+    assert well("recipe", "region", "bolt", "0,0,128,96") == "region 0,0,128,96\n"
+    assert "does not hold the region x=200 y=0 width=128" in refused("recipe", "region", "bolt", "200,0,128,64")
     file = tmp_path / "bolt.zip"
     assert well("recipe", "export", "bolt", file) == f"{file}: {file.stat().st_size} bytes\n"
     assert well("recipe", "import", file, "--name", "nut") == "made nut\n"

@@ -43,7 +43,7 @@ class Meter:
         self.skipped = 0
         recipe = RecipeConfig(name="disc", object="disc", region=region)
         config = StationConfig(name="press", camera="cam", recipe="disc")
-        self.station = Station(config, Program(recipe, taught), True, lambda _: None)
+        self.station = Station(config, Program(recipe, replace(taught, region=region)), True, lambda _: None)
         self.stations = {"press": self.station}
         self.drift = ExposureDrift(self.stations, self.shots, self._skip, every_s=0.0)
         self._number = 0

@@ -143,11 +143,13 @@ def test_a_frame_is_judged_by_what_its_station_had_when_it_came(floor: Callable[
     line = floor(PixelJudge(), {"name": "a"}, taught=Untaught("nothing yet"))
     [station] = line.stations
     region = Region(x=0, y=0, width=16, height=16)
+    far = region.model_copy(update={"x": 500})
+    high, low = RecipeConfig(name="high", object="thing", region=region), RecipeConfig(name="low", object="thing", region=far)
     programs = [
         station.program,
-        Program(RecipeConfig(name="low", object="thing"), taught, ThresholdOverride(threshold=0.1)),
-        Program(RecipeConfig(name="high", object="thing", region=region), taught, ThresholdOverride(factor=1.9)),
-        Program(RecipeConfig(name="far", object="thing", region=region.model_copy(update={"x": 500})), taught),
+        Program(low, taught, ThresholdOverride(threshold=0.1)),
+        Program(high, replace(taught, region=region), ThresholdOverride(factor=1.9)),
+        Program(RecipeConfig(name="far", object="thing"), replace(taught, region=far)),
     ]
     for number, program in enumerate(programs):
         station.program = program

@@ -2,6 +2,7 @@
 
 import time
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -179,7 +180,7 @@ def test_colours_are_those_of_the_part(taught: Taught) -> None:
 
 def test_what_is_inspected_is_shown(taught: Taught) -> None:
     recipe = RecipeConfig(name="disc", object="disc", region=Region(x=200, y=0, width=40, height=40))
-    panel, made = panel_bench(taught, recipe=recipe, overlay_width=320)
+    panel, made = panel_bench(replace(taught, region=recipe.region), recipe=recipe, overlay_width=320)
     pixels = np.zeros((256, 256), np.uint8)
     pixels[:40, 200:240] = 250
     with made as own:

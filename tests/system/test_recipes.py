@@ -113,3 +113,55 @@ def test_a_station_changes_its_recipe_while_frames_come_and_loses_none(tmp_path:
     thresholds = {result["threshold"] for result in results if result["recipe"] == "edge"}
     assert thresholds == {listed["edge"]["threshold"]}
     assert line.daemon.end() == 0
+
+
+def test_a_region_that_is_set_leaves_the_scratch_outside_out_from_one_frame_to_the_next(
+    tmp_path: Path, lines: list[Line]
+) -> None:
+    write_parts(tmp_path / "parts", range(4), scratched=True)
+    line = Line(tmp_path, folder_station("press", tmp_path / "parts"))
+    config = line.daemon.config
+    config.write_text(config.read_text().replace("rate_hz = 20.0", "rate_hz = 8.0"))
+    lines.append(line)
+    line.daemon.start()
+    first = line.wait_results("press", 8)[0]["bank"]
+    refused = command(line, "region_set", {"region": {"x": 0, "y": 0, "width": 257, "height": 80}})
+    assert (refused["ok"], refused["error"]["code"]) == (False, "refused")
+    beside = {"x": 0, "y": 0, "width": 80, "height": 256}
+    answer = command(line, "region_set", {"region": beside})["answer"]
+    wait_for(lambda: line.results("press")[-1]["bank"] != first, "a verdict by the bank of the region", 60)
+    second = line.results("press")[-1]["bank"]
+    assert line.listener is not None
+    wait_for(lambda: ("disc", "bank_built") in events(line), "the event")
+    built = [json.loads(payload)["detail"] for payload in line.listener.of("press/event") if b"bank_built" in payload]
+    assert [(detail["build"], detail["bank"]) for detail in built] == [(answer["build"], second)]
+
+    # Another region in the configuration file waits behind it.
+    text = config.read_text()
+    config.write_text(text.replace('object = "disc"', 'object = "disc"\nregion = { x = 8, y = 8, width = 240, height = 240 }'))
+    assert line.daemon.process is not None
+    line.daemon.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "aprilcam.toml is in force" in line.daemon.said().replace("\n", " "), "the end of the reload", 30)
+    line.wait_results("press", len(line.results("press")) + 8)
+
+    line.daemon.end(signal.SIGKILL)
+    count = len(line.results("press"))
+    line.daemon.start()
+    line.wait_results("press", count + 8)
+    [listed] = json.loads(line.daemon.get("/api/recipes")[1])["recipes"]
+    assert (listed["region"], listed["bank"]) == (beside, second)
+    results = list({result["sequence"]: result for result in line.results("press")}.values())
+    assert [result["sequence"] for result in results] == list(range(1, len(results) + 1))
+    changed = next(number for number, result in enumerate(results) if result["bank"] == second)
+    assert [(result["verdict"], result["bank"]) for result in results] == [
+        ("fail", first) if number < changed else ("pass", second) for number in range(len(results))
+    ]
+
+    # Back to the configuration file's.
+    done = aprilcam("recipe", "region", "disc", "--config", config)
+    assert (done.returncode, done.stdout.split(",")[0]) == (0, "region of its own")
+    wait_for(lambda: line.results("press")[-1]["bank"] != second, "a verdict by the bank of the file's region", 60)
+    assert line.results("press")[-1]["verdict"] == "fail"
+    [listed] = json.loads(line.daemon.get("/api/recipes")[1])["recipes"]
+    assert listed["region"] == {"x": 8, "y": 8, "width": 240, "height": 240}
+    assert line.daemon.end() == 0
