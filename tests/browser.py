@@ -14,6 +14,10 @@ WAIT_S = 20.0
 """How long a step may take, and what is expected may need to come true."""
 
 
+NO_PICTURE_YET = "404 .*/preview/"
+"""A fault to expect where a wall is opened that nobody looked at before: its stations keep no pictures till then."""
+
+
 @dataclass(frozen=True)
 class Size:
     """Of a window, in CSS pixels."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from tests.browser import SIZES, chromium, window
+from tests.broker import wait_for
+from tests.browser import NO_PICTURE_YET, SIZES, chromium, window
 from tests.parts import write_parts
 from tests.system.daemon import Line, folder_station
 
 RATE_HZ = 2.0
-NO_PICTURE_YET = "404 .*/preview/"
 
 
 def take(folder: Path, docs: Path) -> None:
@@ -38,13 +38,16 @@ def take(folder: Path, docs: Path) -> None:
 
 
 def _wall(page: Page) -> None:
-    """At a moment at which the first station has just failed a part."""
+    """At a moment at which the first station has just failed a part, which it shows."""
     page.goto("/")
-    left = page.locator("[data-station=press-left]")
-    for verdict in ("pass", "fail"):
-        expect(left).to_have_attribute("data-verdict", verdict)
     _expect_pictures(page, ".station img")
-    expect(left.locator("figcaption")).to_contain_text("FAIL")
+    left = page.locator("[data-station=press-left]")
+
+    def shown() -> tuple[str | None, str]:
+        return left.get_attribute("data-verdict"), left.locator("figcaption").inner_text()[:15]
+
+    for verdict, caption in (("pass", "picture: ✔ PASS"), ("fail", "picture: ✘ FAIL")):  # half a second long: look often
+        wait_for(lambda: shown() == (verdict, caption), f"a {verdict}")  # noqa: B023
 
 
 def _rejects(page: Page) -> None:

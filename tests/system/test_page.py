@@ -9,12 +9,10 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect
 
 from tests.broker import wait_for
-from tests.browser import PHONE, window
+from tests.browser import NO_PICTURE_YET, PHONE, window
 from tests.parts import SIZE, write_parts
 from tests.system.daemon import Line, folder_station
 
-NO_PICTURE_YET = r"404 .*/preview/"
-"""A station's tile asks for one before the first part was judged."""
 ROWS = "() => typeof tiles === 'undefined' ? [] : (tiles.get('press')?.rows ?? []).map((row) => [row.result_id, row.verdict])"
 """Of the station's trend: [result_id, verdict] of each."""
 
@@ -39,10 +37,9 @@ def test_a_part_fails_on_the_wall_and_a_lost_daemon_is_told_until_it_is_back(
     with window(chromium, line.daemon.home, PHONE, expected=[NO_PICTURE_YET, gone]) as page:
         page.goto("/")
         tile = page.locator(".station")
-        expect(tile).to_have_attribute("data-verdict", "fail")
-        expect(tile.locator(".verdict")).to_have_text("✘ FAIL")
-        expect(tile).to_have_attribute("data-verdict", "pass")
-        expect(tile.locator(".verdict")).to_have_text("✔ PASS")
+        for verdict, word in (("fail", "✘ FAIL"), ("pass", "✔ PASS")):  # each is there for a second or two, so look often
+            wait_for(lambda: tile.get_attribute("data-verdict") == verdict, f"a {verdict}")  # noqa: B023
+            assert tile.locator(".verdict").text_content() == word
         expect_picture(page, ".station img")
         seen = page.evaluate(ROWS)
         assert {verdict for _, verdict in seen} == {"pass", "fail"}
