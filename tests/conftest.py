@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from playwright.sync_api import Browser
 
 from daemon.presets import load_preset
 from daemon.station import Taught
@@ -16,7 +17,9 @@ from model.bank import build_bank
 from model.calibration import Calibration
 from model.detector import Detector, Reference
 from model.features import PatchFeatures, create_extractor
+from tests import accessibility
 from tests.broker import Broker
+from tests.browser import chromium as started_chromium
 from tests.plant import MakePlant, TestPlant
 from tests.school import PixelExtractor
 
@@ -97,3 +100,22 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     broker.start()
     yield broker
     broker.kill()
+
+
+# browser
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """One for all tests of a worker; `tests.browser.window` gives each a page of its own."""
+    with started_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core, for tests of which it is all that they do."""
+    try:
+        return accessibility.axe()
+    except OSError as error:
+        pytest.skip(f"axe-core cannot be installed: {error}")

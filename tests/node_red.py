@@ -1,6 +1,5 @@
 """A real Node-RED with the shipped flow."""
 
-import hashlib
 import json
 import os
 import re
@@ -11,12 +10,11 @@ import urllib.request
 from pathlib import Path
 
 from demo.run import free_port
+from tests import npm
 from tests.broker import wait_for
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "config" / "node-red"
-INSTALLED = ROOT / "build" / "node-red"
-INSTALL_S = 180
 
 
 def missing() -> str | None:
@@ -32,28 +30,15 @@ def missing() -> str | None:
 
 
 def install() -> Path:
-    """The folder with node_modules as the shipped lock file says; installed once for each lock file. OSError: npm's words."""
-    lock = (SHIPPED / "package-lock.json").read_bytes()
-    folder = INSTALLED / hashlib.sha256(lock).hexdigest()[:16]
-    if (folder / "installed").exists():
-        return folder
-    shutil.rmtree(INSTALLED, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy(SHIPPED / name, folder)
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--fetch-retries=1"]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_S)
-    except subprocess.TimeoutExpired as error:
-        raise OSError(f"npm ci did not end in {INSTALL_S} s") from error
-    if done.returncode:
-        raise OSError(f"npm ci failed: {done.stderr.strip()[-400:]}")
-    (folder / "installed").touch()
-    return folder
+    """The folder with node_modules as the shipped lock file says. OSError: npm's words."""
+    return npm.install(SHIPPED, "node-red")
 
 
 class NodeRed:
     """The shipped flow and settings in a folder of its own; what a user sets in the tab's properties is set."""
+
+    path = "/dashboard/aprilcam"
+    """Of the dashboard's page."""
 
     def __init__(self, folder: Path, broker_port: int, prefix: str) -> None:
         installed = install()
@@ -73,9 +58,9 @@ class NodeRed:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
-    def page(self) -> str:
-        """Address of the dashboard's page."""
-        return f"http://127.0.0.1:{self.port}/dashboard/aprilcam"
+    def home(self) -> str:
+        """Address of what it serves, without a slash at the end."""
+        return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Returns when the page is served."""
@@ -89,7 +74,7 @@ class NodeRed:
         assert self._process is not None
         assert self._process.poll() is None, self.log.read_text()
         try:
-            with urllib.request.urlopen(self.page, timeout=5) as answer:  # noqa: S310 - our own Node-RED
+            with urllib.request.urlopen(self.home + self.path, timeout=5) as answer:  # noqa: S310 - our own Node-RED
                 return bool(answer.status == 200)
         except (urllib.error.HTTPError, OSError):
             return False

@@ -3,8 +3,10 @@
 import tempfile
 from pathlib import Path
 
+from playwright.sync_api import Page, expect
+
 from tests.broker import wait_for
-from tests.browser import Browser
+from tests.browser import Size, chromium, window
 from tests.node_red import NodeRed
 from tests.parts import write_parts
 from tests.system.daemon import Line, folder_station
@@ -27,31 +29,29 @@ def main() -> None:
         others = folder_station("press-right", folder / "others").replace("rate_hz = 20.0", "rate_hz = 1.0")
         line = Line(folder, TRIGGERED.format(extra="").replace('"press"', '"press-left"') + others)
         node_red = NodeRed(folder, line.broker.port, "plant")
-        browser = Browser(folder, width=1280, height=900)
         try:
-            _draw(line, node_red, browser)
+            line.daemon.start()
+            node_red.start()
+            with chromium() as browser, window(browser, node_red.home, Size(1280, 900)) as page:
+                _draw(line, node_red, page)
         finally:
-            browser.close()
             node_red.close()
             line.close()
 
 
-def _draw(line: Line, node_red: NodeRed, browser: Browser) -> None:
-    line.daemon.start()
-    node_red.start()
-    browser.open(f"{node_red.page}?station=press-left")
+def _draw(line: Line, node_red: NodeRed, page: Page) -> None:
     wait_for(lambda: line.daemon.get("/readyz")[0] == 200, "readiness", 60)
-    wait_for(lambda: bool(browser.run("document.querySelector('[data-show=state]') !== null")), "the station")
+    page.goto(f"{node_red.path}?station=press-left")
+    expect(page.locator("[data-show=state]")).to_be_visible()
+    commands = page.locator(".ac-commands")
     for number in range(1, PARTS + 1):
-        browser.click(".ac-commands input")
-        browser.type(f"A-{400 + number}")
-        browser.run("document.querySelector('.ac-commands .v-btn').click()")
+        commands.get_by_role("textbox").first.fill(f"A-{400 + number}")
+        commands.get_by_role("button", name="Trigger").click()
         line.wait_results("press-left", number)
-    newest = f"document.querySelector('[data-show=part]').textContent.includes('A-{400 + PARTS}')"
-    wait_for(lambda: bool(browser.run(newest)), "the newest part")
-    browser.run("document.activeElement.blur()")
-    browser.run("new Promise((done) => setTimeout(done, 1500))")  # Vuetify's transitions
-    TARGET.write_bytes(browser.picture())
+    expect(page.locator("[data-show=part]")).to_contain_text(f"A-{400 + PARTS}")
+    page.evaluate("document.activeElement.blur()")
+    page.wait_for_timeout(1500)  # Vuetify's transitions
+    page.screenshot(path=TARGET)
     print(f"picture: {TARGET}, {TARGET.stat().st_size} bytes")
 
 

@@ -4,14 +4,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from playwright.sync_api import Page, expect
+
 from tests.broker import wait_for
-from tests.browser import Browser
+from tests.browser import NO_PICTURE_YET, SIZES, chromium, window
 from tests.parts import write_parts
 from tests.system.daemon import Line, folder_station
 
 RATE_HZ = 2.0
-SHOWN = {"page-wall": "/", "page-rejects": "/rejects"}
-SIZES = {"": (1280, 800), "-phone": (390, 844)}
 
 
 def take(folder: Path, docs: Path) -> None:
@@ -25,25 +25,42 @@ def take(folder: Path, docs: Path) -> None:
     try:
         line.daemon.start()
         line.wait_results("press-left", 30)
-        for size, (width, height) in SIZES.items():
-            (folder / f"browser{size}").mkdir()
-            browser = Browser(folder / f"browser{size}", width=width, height=height)
-            for name, path in SHOWN.items():
-                browser.open(f"http://127.0.0.1:{line.daemon.http_port}{path}")
-                images = "[...document.images].slice(0, 2).every((one) => one.naturalWidth)"
-                wait_for(lambda: bool(browser.run(f"document.images.length && {images}")), "the pictures")  # noqa: B023
-                if path == "/rejects":
-                    browser.click("#heat")
-                    wait_for(lambda: bool(browser.run("document.querySelector('.heat').naturalWidth")), "the heat map")  # noqa: B023
-                if path == "/":
-                    left = "document.querySelector('[data-station=press-left]').dataset.verdict"
-                    wait_for(lambda: browser.run(left) == "pass", "a pass")  # noqa: B023
-                    wait_for(lambda: browser.run(left) == "fail", "a fail")  # noqa: B023
-                    browser.run("new Promise((done) => setTimeout(done, 200))")
-                (docs / f"{name}{size}.png").write_bytes(browser.picture())
-            browser.close()
+        with chromium() as browser:
+            for size in SIZES.values():
+                suffix = "-phone" if size.phone else ""
+                with window(browser, line.daemon.home, size, expected=[NO_PICTURE_YET]) as page:
+                    _wall(page)
+                    page.screenshot(path=docs / f"page-wall{suffix}.png")
+                    _rejects(page)
+                    page.screenshot(path=docs / f"page-rejects{suffix}.png")
     finally:
         line.close()
+
+
+def _wall(page: Page) -> None:
+    """At a moment at which the first station has just failed a part, which it shows."""
+    page.goto("/")
+    _expect_pictures(page, ".station img")
+    left = page.locator("[data-station=press-left]")
+
+    def shown() -> tuple[str | None, str]:
+        return left.get_attribute("data-verdict"), left.locator("figcaption").inner_text()[:15]
+
+    for verdict, caption in (("pass", "picture: ✔ PASS"), ("fail", "picture: ✘ FAIL")):  # half a second long: look often
+        wait_for(lambda: shown() == (verdict, caption), f"a {verdict}")  # noqa: B023
+
+
+def _rejects(page: Page) -> None:
+    page.goto("/rejects")
+    page.get_by_label("heat map").check()
+    _expect_pictures(page, ".station img:not(.heat)")
+    _expect_pictures(page, ".station .heat")
+
+
+def _expect_pictures(page: Page, selector: str) -> None:
+    """The first two of them to be there."""
+    for one in page.locator(selector).all()[:2]:
+        expect(one).not_to_have_js_property("naturalWidth", 0)
 
 
 if __name__ == "__main__":

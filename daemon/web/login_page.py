@@ -20,7 +20,7 @@ def login_page(message: str = "") -> str:
     return f"""<!doctype html>
 <html lang="{text["language"]}">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="stylesheet" href="/static/page.css"><title>{text["title"]}</title></head>
+<link rel="icon" href="data:,"><link rel="stylesheet" href="/static/page.css"><title>{text["title"]}</title></head>
 <body><main><h1>{text["heading"]}</h1>{alert}
 <form method="post" action="/login">
 <p><label>{text["name"]}<br><input name="name" autocomplete="username" maxlength="64" autofocus></label></p>

@@ -76,6 +76,11 @@ shots = "shots"
         self.process: subprocess.Popen[bytes] | None = None
         self.module = "daemon.cli"
 
+    @property
+    def home(self) -> str:
+        """Address of its pages, without a slash at the end."""
+        return f"http://127.0.0.1:{self.http_port}"
+
     def start(self, *options: str, **environment: str) -> None:
         """Start the process; returns at once. options: of `aprilcam run`."""
         shutil.copytree(CACHE, self.state / "cache", dirs_exist_ok=True)
@@ -102,7 +107,7 @@ shots = "shots"
     def get(self, path: str) -> tuple[int, str]:
         """HTTP GET; (0, reason) while nobody answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"{self.home}{path}", timeout=5) as answer:  # noqa: S310 - our own daemon
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -1,19 +1,30 @@
 """The operator page of a whole daemon, in a real browser."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from playwright.sync_api import Browser, Page, expect
+
 from tests.broker import wait_for
-from tests.browser import Browser
-from tests.parts import write_parts
+from tests.browser import NO_PICTURE_YET, PHONE, window
+from tests.parts import SIZE, write_parts
 from tests.system.daemon import Line, folder_station
 
-TILE = "document.querySelector('.station')"
+ROWS = "() => typeof tiles === 'undefined' ? [] : (tiles.get('press')?.rows ?? []).map((row) => [row.result_id, row.verdict])"
+"""Of the station's trend: [result_id, verdict] of each."""
 
 
-def test_a_part_fails_on_the_wall_and_a_lost_daemon_is_told_until_it_is_back(tmp_path: Path, lines: list[Line]) -> None:
+def expect_picture(page: Page, selector: str) -> None:
+    """The first such image to be there, with the whole of a drawn part."""
+    expect(page.locator(selector).first).to_have_js_property("naturalWidth", SIZE)
+
+
+def test_a_part_fails_on_the_wall_and_a_lost_daemon_is_told_until_it_is_back(
+    tmp_path: Path, lines: list[Line], chromium: Browser
+) -> None:
     write_parts(tmp_path / "parts", range(4))
     write_parts(tmp_path / "parts", range(2), scratched=True, start=4)
     line = Line(tmp_path, folder_station("press", tmp_path / "parts"))
@@ -22,89 +33,78 @@ def test_a_part_fails_on_the_wall_and_a_lost_daemon_is_told_until_it_is_back(tmp
     config.write_text(config.read_text().replace("rate_hz = 20.0", "rate_hz = 2.0"))
     line.daemon.start()
     line.wait_results("press", 1)
-    browser = Browser(tmp_path, width=390, height=844)
-    try:
-        browser.open(f"http://127.0.0.1:{line.daemon.http_port}/")
-        wait_for(lambda: browser.run(f"{TILE}?.dataset.verdict") == "fail", "a fail")
-        wait_for(lambda: browser.run(f"{TILE}.dataset.verdict") == "pass", "a pass")
-        word, width = browser.run(f"[{TILE}.querySelector('.verdict').textContent, {TILE}.querySelector('img').naturalWidth]")
-        assert word == "✔ PASS"
-        assert width == 256
-        seen = browser.run("tiles.get('press').rows.map((row) => [row.result_id, row.verdict])")
+    gone = r"net::ERR_(CONNECTION_REFUSED|INCOMPLETE_CHUNKED_ENCODING|CONNECTION_RESET|EMPTY_RESPONSE)"
+    with window(chromium, line.daemon.home, PHONE, expected=[NO_PICTURE_YET, gone]) as page:
+        page.goto("/")
+        tile = page.locator(".station")
+        for verdict, word in (("fail", "✘ FAIL"), ("pass", "✔ PASS")):  # each is there for a second or two, so look often
+            wait_for(lambda: tile.get_attribute("data-verdict") == verdict, f"a {verdict}")  # noqa: B023
+            assert tile.locator(".verdict").text_content() == word
+        expect_picture(page, ".station img")
+        seen = page.evaluate(ROWS)
         assert {verdict for _, verdict in seen} == {"pass", "fail"}
         wait_for(lambda: {own["result_id"] for own in line.results("press")} >= {own for own, _ in seen}, "those results")
-        caption = browser.run(f"{TILE}.querySelector('figcaption').textContent")
-        assert caption.startswith(("picture: ✔ PASS", "picture: ✘ FAIL"))
-        shown = browser.run("(({shown}) => [shown.result_id, shown.verdict])(tiles.get('press'))")
-        assert shown in browser.run("tiles.get('press').rows.map((row) => [row.result_id, row.verdict])")
+        expect(tile.locator("figcaption")).to_have_text(re.compile("^picture: (✔ PASS|✘ FAIL)"))
+        shown = page.evaluate("(({shown}) => [shown.result_id, shown.verdict])(tiles.get('press'))")
+        assert shown in page.evaluate(ROWS)
         judged = {own["result_id"]: own["verdict"] for own in line.results("press")}
         assert all(judged[result_id] == verdict for result_id, verdict in seen)
         # No sideways scrolling on a phone.
-        assert browser.run("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE.width
 
+        lost = page.locator("#lost")
         assert line.daemon.end() == 0
-        wait_for(lambda: "Connection lost" in str(browser.run("document.getElementById('lost')?.textContent")), "the banner")
+        expect(lost).to_contain_text("Connection lost")
         line.daemon.start()
-        before = len(seen)
-        wait_for(lambda: browser.run("document.getElementById('lost')?.textContent") == "", "the page to recover", 60)
+        expect(lost).to_have_text("", timeout=60_000)
         # What came before the stop is there again, from the ledger.
-        count = "typeof tiles === 'undefined' ? 0 : tiles.get('press')?.rows.length ?? 0"
-        wait_for(lambda: browser.run(count) > before, "results after it", 30)
-    finally:
-        browser.close()
+        wait_for(lambda: len(page.evaluate(ROWS)) > len(seen), "results after it", 30)
 
 
-def test_a_rejected_part_is_marked_good_and_promoted_on_the_page(tmp_path: Path, lines: list[Line]) -> None:
+def test_a_rejected_part_is_marked_good_and_promoted_on_the_page(tmp_path: Path, lines: list[Line], chromium: Browser) -> None:
     write_parts(tmp_path / "parts", range(2))
     write_parts(tmp_path / "parts", range(1), scratched=True, start=2)
     line = Line(tmp_path, folder_station("press", tmp_path / "parts", "loop = false"))
     lines.append(line)
     line.daemon.start()
     line.wait_results("press", 3)
-    browser = Browser(tmp_path, width=1280, height=800)
 
     def marks() -> list[str | None]:
         return [own["mark"] for own in json.loads(line.daemon.get("/api/results?verdict=fail")[1])["results"]]
 
-    def note() -> str:
-        return str(browser.run("document.querySelector('.part .note').textContent"))
+    def shots() -> int:
+        return len(json.loads(line.daemon.get("/api/recipes/disc/shots")[1])["shots"])
 
-    def word() -> str:
-        return str(browser.run("document.querySelector('.mark').textContent"))
-
-    try:
-        wait_for(lambda: marks() == [None], "the archive")
-        browser.open(f"http://127.0.0.1:{line.daemon.http_port}/rejects")
-        wait_for(lambda: browser.run("document.querySelector('.part img')?.naturalWidth") == 256, "the picture")
-        count = "document.querySelectorAll('.part').length"
+    wait_for(lambda: marks() == [None], "the archive")
+    with window(chromium, line.daemon.home, expected=[r"409 .*/api/commands/promote"]) as page:
+        page.goto("/rejects")
+        expect_picture(page, ".part img")
+        part = page.locator(".part")
         for query, shown in (("since=2020-01-01T00:00&recipe=disc&station=press", 1), ("until=2020-01-01T00:00", 0), ("", 1)):
-            address = f"http://127.0.0.1:{line.daemon.http_port}/rejects?{query}"
-            browser.open(address)
-            wait_for(lambda: browser.run(f"location.href === '{address}' && document.readyState") == "complete", "the page")  # noqa: B023
-            assert browser.run(count) == shown
-        browser.click("#heat")
-        heat = "document.querySelector('.part .heat')"
-        wait_for(lambda: browser.run(f"{heat}.naturalWidth") == 256, "the heat map")
-        assert browser.run(f"getComputedStyle({heat}).visibility") == "visible"
-        browser.click(".part button[data-mark=bad]")
-        wait_for(lambda: word() == "marked bad", "the mark")
+            page.goto(f"/rejects?{query}")
+            assert part.count() == shown
+        page.get_by_label("heat map").check()
+        expect_picture(page, ".part .heat")
+        expect(part.locator(".heat")).to_be_visible()
+        mark, note = part.locator(".mark"), part.locator(".note")
+        good, bad, promote = (part.get_by_role("button", name=name) for name in ("Mark good", "Mark bad", "Promote"))
+        bad.click()
+        expect(mark).to_have_text("marked bad")
         assert marks() == ["bad"]
-        browser.click(".part button[data-promote]")
-        wait_for(lambda: "marked bad" in note(), "the refusal")
-        browser.click(".part button[data-mark=good]")
-        wait_for(lambda: word() == "marked good", "the other mark")
+        promote.click()
+        expect(note).to_contain_text("marked bad")
+        good.click()
+        expect(mark).to_have_text("marked good")
         assert marks() == ["good"]
-        browser.click(".part button[data-promote]")
-        wait_for(lambda: note().startswith("Held back"), "the gate")  # a scratch is far over the threshold
-        before = len(json.loads(line.daemon.get("/api/recipes/disc/shots")[1])["shots"])
-        browser.click(".part button[data-promote]")
-        wait_for(lambda: note().startswith("It is a reference shot"), "the yes of a person")
-        assert len(json.loads(line.daemon.get("/api/recipes/disc/shots")[1])["shots"]) == before + 1
-    finally:
-        browser.close()
+        promote.click()
+        expect(note).to_have_text(re.compile("^Held back"))  # a scratch is far over the threshold
+        before = shots()
+        promote.click()
+        expect(note).to_have_text(re.compile("^It is a reference shot"))
+        assert shots() == before + 1
 
 
-def test_people_log_in_a_viewer_only_looks_and_an_engineer_marks(tmp_path: Path, lines: list[Line]) -> None:
+def test_people_log_in_a_viewer_only_looks_and_an_engineer_marks(tmp_path: Path, lines: list[Line], chromium: Browser) -> None:
     write_parts(tmp_path / "parts", range(1), scratched=True)
     line = Line(tmp_path, folder_station("press", tmp_path / "parts", "loop = false"))
     lines.append(line)
@@ -121,33 +121,23 @@ def test_people_log_in_a_viewer_only_looks_and_an_engineer_marks(tmp_path: Path,
     config.write_text(config.read_text().replace("[http]", '[http]\nusers_file = "users"'))
     line.daemon.start()
     line.wait_results("press", 1)
-    browser = Browser(tmp_path, width=1280, height=800)
-    home = f"http://127.0.0.1:{line.daemon.http_port}"
 
-    def at(path: str) -> None:
-        wait_for(lambda: browser.run("[location.pathname, document.readyState]") == [path, "complete"], path)
+    def log_in(page: Page, name: str) -> None:
+        expect(page).to_have_url("/login")
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Password").fill(f"{name}-password")
+        page.get_by_role("button", name="Log in").click()
+        expect(page).to_have_url("/")
+        page.goto("/rejects")
+        expect_picture(page, ".part img")
 
-    def log_in(name: str) -> None:
-        for field, text in (("name", name), ("password", f"{name}-password")):
-            browser.click(f"input[name={field}]")
-            browser.type(text)
-        browser.click("button")
-        at("/")
-        browser.open(f"{home}/rejects")
-        at("/rejects")
-        wait_for(lambda: browser.run("document.querySelector('.part img')?.naturalWidth") == 256, "the picture")
-
-    try:
-        browser.open(f"{home}/rejects")
-        at("/login")
-        log_in("viewer")
-        assert browser.run("document.querySelectorAll('.part button').length") == 0
-        browser.click(".who button")
-        at("/login")
-        log_in("engineer")
-        browser.click(".part button[data-mark=bad]")
-        wait_for(lambda: browser.run("document.querySelector('.mark').textContent") == "marked bad", "the mark")
+    with window(chromium, line.daemon.home, expected=[NO_PICTURE_YET]) as page:
+        page.goto("/rejects")
+        log_in(page, "viewer")
+        expect(page.locator(".part button")).to_have_count(0)
+        page.get_by_role("button", name="Log out").click()
+        log_in(page, "engineer")
+        page.get_by_role("button", name="Mark bad").click()
+        expect(page.locator(".mark")).to_have_text("marked bad")
         assert json.loads(line.daemon.get("/api/results?verdict=fail")[1])["results"][0]["mark"] == "bad"
-    finally:
-        browser.close()
     assert "password" not in line.daemon.said().replace("password_file", "")
