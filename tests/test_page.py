@@ -21,6 +21,7 @@ from daemon.commands import Commands
 from daemon.frames import NewestFrames
 from daemon.ledger import Ledger
 from daemon.line import StationView
+from daemon.overview import Overview
 from daemon.recipe_store import RecipeStore
 from daemon.web.access import Access
 from daemon.web.app import HttpServer, create_app
@@ -52,7 +53,7 @@ class Wall:
         access = Access(config, folder / "x.toml")
         frames = NewestFrames()
         commands = Commands(RecipeStore(folder, self.ledger, [], {}), frames, lambda *_: None)
-        self.page = Page(lambda: self.views, self.ledger, frames, commands, access)
+        self.page = Page(lambda: self.views, self.ledger, frames, commands, access, Overview, folder / "x.toml")
         routes = [*access.routes(), *self.page.routes()]
         self._server = HttpServer(config, create_app(lambda: b"", lambda: (True, {}), lambda: (True, {}), routes))
         self._server.start()
