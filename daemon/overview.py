@@ -59,10 +59,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Overview:
-    """troubles: the worst first."""
+    """troubles: the worst first. starting: the model is not loaded yet, or no station is there."""
 
     troubles: tuple[Trouble, ...] = ()
     parts: tuple[Part, ...] = ()
+    starting: bool = False
 
 
 class Overseer:
@@ -107,7 +108,8 @@ class Overseer:
             self._configuration(troubles),
             self._software(troubles, now_s),
         ]
-        return Overview(tuple(sorted(troubles, key=lambda trouble: trouble.level)), tuple(parts))
+        starting = self.detector is None or not self._lines
+        return Overview(tuple(sorted(troubles, key=lambda trouble: trouble.level)), tuple(parts), starting)
 
     def _cameras(self, troubles: list[Trouble], now_s: float) -> list[Part]:
         parts = []
@@ -142,7 +144,7 @@ class Overseer:
     def _broker(self, troubles: list[Trouble]) -> Part:
         mqtt, trouble = self._config.mqtt, self._health.broker_trouble
         if trouble is not None:
-            troubles.append(Trouble("fail", f"{mqtt.host}:{mqtt.port}: {trouble}", "mend_broker"))
+            troubles.append(Trouble("fail", trouble, "mend_broker"))
         facts: dict[str, Fact] = {"address": f"{mqtt.host}:{mqtt.port}", "connected": trouble is None, "trouble": trouble}
         facts |= {"tls": f"tls_{tls_use(mqtt)}", "protocol": f"MQTT {mqtt.protocol}", "prefix": mqtt.prefix}
         sparkplug, edge = self._config.sparkplug, self.edge
@@ -184,8 +186,12 @@ class Overseer:
         if archive is not None and config.enabled:
             if archive.failing:
                 troubles.append(Trouble("fail", f"{archive.root}", "mend_archive"))
-            facts |= {"archive_bytes": archive.bytes, "archive_files": archive.files, "archive_well": not archive.failing}
-        most: dict[str, Fact] = {"most_bytes": config.max_bytes, "most_age_s": config.max_age_days * 86_400}
+            facts |= {
+                "archive_bytes": int(archive.bytes),
+                "archive_files": int(archive.files),
+                "archive_well": not archive.failing,
+            }
+        most: dict[str, Fact] = {"archive_most_bytes": config.max_bytes, "archive_most_age_s": config.max_age_days * 86_400}
         return Part("disk", facts | most | {"least_free_bytes": config.min_free_bytes})
 
     def _device(self) -> Part:
@@ -205,7 +211,7 @@ class Overseer:
         return [
             Part(
                 "gpu",
-                {"gpu": own.name, "used_bytes": own.used_bytes, "most_bytes": own.total_bytes, "heat_c": own.temperature_c},
+                {"gpu": own.name, "used_bytes": own.used_bytes, "gpu_bytes": own.total_bytes, "heat_c": own.temperature_c},
                 own.device,
             )
             for own in states

@@ -72,7 +72,11 @@ class SystemPage:
             (part.kind, part.title, [shown(name, value) for name, value in part.facts.items() if value is not None])
             for part in overview.parts
         ]
-        return {"troubles": [own for own in overview.troubles if engineer or not own.files], "parts": parts}
+        return {
+            "troubles": [own for own in overview.troubles if engineer or not own.files],
+            "parts": parts,
+            "starting": overview.starting,
+        }
 
     def _examination(self) -> dict[str, object]:
         last = self.examiner.last
