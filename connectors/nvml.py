@@ -3,6 +3,7 @@
 import importlib
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from connectors.scraped import DEVICE_MEMORY, DEVICE_MEMORY_LIMIT, DEVICE_UTILIZATION, Reading
@@ -10,8 +11,19 @@ from connectors.scraped import DEVICE_MEMORY, DEVICE_MEMORY_LIMIT, DEVICE_UTILIZ
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class GpuState:
+    """How one is now; None: it does not tell. device: its index."""
+
+    device: str
+    name: str | None
+    used_bytes: int | None
+    total_bytes: int | None
+    temperature_c: int | None
+
+
 class Gpus:
-    """Every GPU that the process may see; none where the package, the driver or a GPU is missing. Asked by one thread."""
+    """Every GPU that the process may see; none where the package, the driver or a GPU is missing."""
 
     def __init__(self) -> None:
         self._nvml: Any = None
@@ -48,9 +60,20 @@ class Gpus:
             if rates is not None:
                 yield DEVICE_UTILIZATION.of(rates.gpu / 100, device)
 
-    def _ask(self, device: str, question: str, handle: Any) -> Any:
+    def states(self) -> list[GpuState]:
+        """For people. NVML may be asked by several threads at once."""
+        found = []
+        for device, handle in self._handles.items():
+            memory = self._ask(device, "nvmlDeviceGetMemoryInfo", handle)
+            used, total = (memory.used, memory.total) if memory is not None else (None, None)
+            name = self._ask(device, "nvmlDeviceGetName", handle)
+            heat = self._ask(device, "nvmlDeviceGetTemperature", handle, self._nvml.NVML_TEMPERATURE_GPU)
+            found.append(GpuState(device, name, used, total, heat))
+        return found
+
+    def _ask(self, device: str, question: str, *words: Any) -> Any:
         try:
-            return getattr(self._nvml, question)(handle)
+            return getattr(self._nvml, question)(*words)
         except self._nvml.NVMLError as error:
             if (device, question) not in self._silent:
                 self._silent.add((device, question))

@@ -27,6 +27,7 @@ def doctor(
         typer.Option("--config", "-c", help=f"The configuration file. [default: {DEFAULT_CONFIG}, if any]"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    without: Annotated[list[str] | None, typer.Option(help="Leave a check out, by its name. May be given again.")] = None,
 ) -> None:
     """Check machine, cameras, network, broker, disk. Exit 1 when something fails, 2 when the configuration cannot be used."""
     # Late: `aprilcam --help` has no need of all that this imports.
@@ -37,7 +38,7 @@ def doctor(
     terminal = Terminal(highlight=False, markup=False, emoji=False)
     if not terminal.is_terminal:
         terminal = Terminal(highlight=False, markup=False, emoji=False, width=PIPED_WIDTH)
-    wanted = checks(Cameras())
+    wanted = [check for check in checks(Cameras()) if check.name not in (without or ())]
     if as_json or not terminal.is_terminal:
         report = examine(situation, wanted)
     else:

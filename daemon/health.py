@@ -60,6 +60,10 @@ class Health:
         ready, detail = self.ready()
         return {**alive, "ready": ready, "ledger": detail["ledger"], **told, "alive": well}
 
+    def configuration(self) -> dict[str, Any]:
+        """How the configuration file was read last: see `Reloader.view`."""
+        return self._reloader.view()
+
     @property
     def broker_trouble(self) -> str | None:
         """Why the broker is not connected, None while it is."""

@@ -49,6 +49,7 @@ from daemon.mqtt_commands import MqttCommands
 from daemon.outbox import outbox_totals
 from daemon.outbox_bounds import OutboxBounds
 from daemon.overlays import Overlays
+from daemon.overview import Overseer
 from daemon.part import Outcome
 from daemon.presets import load_preset
 from daemon.programs import Programs, no_bank
@@ -157,7 +158,10 @@ class Service:
         self._announcer = Announcer(config.mqtt, VERSION, self.ledger, self.metrics, inbox, losses, floor.stations, floor.lines)
         self.health = Health(config, VERSION, self.ledger, self._announcer.publisher, floor.lines, self._reloader)
         access = Access(config.http, self._config_path)
-        self._page = page = Page(self.health.views, self.ledger, self.frames, self.commands, access)
+        overseer = Overseer(config, self.health, self.ledger, floor.lines)
+        self._page = page = Page(
+            self.health.views, self.ledger, self.frames, self.commands, access, overseer.overview, self._config_path
+        )
         routes = [Api(self.commands, access, self.health.status).mount(), *access.routes(), *page.routes()]
         # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.
         http = HttpServer(config.http, create_app(self.metrics.text, self.health.alive, self.health.ready, routes))
@@ -165,24 +169,25 @@ class Service:
         http.start()
         stack.callback(http.stop)
         stack.callback(page.live.close)
+        stack.callback(page.system.examiner.close)
         inbox.start()
         stack.callback(inbox.stop)
         self._announcer.publisher.start()
         stack.callback(lambda: self._announcer.publisher.stop(self._announcer.status("stopped"), DRAIN_S))
         if config.sparkplug is not None:
             edge = EdgeNode(config.sparkplug, config.mqtt, VERSION, names, self.commands, self.metrics, store)
-            self._announcer.edge_node = edge
+            self._announcer.edge_node = overseer.edge = edge
             edge.start()
             stack.callback(edge.stop)
         dropped = self.metrics.archive_dropped
         self.metrics.expect(dropped, REASONS)
         self.archive = Archive(store, self.ledger, config.archive, lambda reason: dropped.labels(reason).inc())
-        page.rejects.archive = self.archive
+        page.rejects.archive = overseer.archive = self.archive
         self.marks = Marks(self.ledger, self.archive)
         stack.callback(self.archive.close)
         self._late = LateJudgements(self.ledger)
         self._score_drift = ScoreDrift(self.ledger, self._store.recipes)
-        self._gpus = Gpus()
+        self._gpus = overseer.gpus = Gpus()
         stack.callback(self._gpus.close)
         self._overlays = Overlays(self._announcer.overlay, self.metrics.overlay)
         stack.callback(self._overlays.close)
@@ -209,6 +214,7 @@ class Service:
         stack.callback(inspector.stop)
         detector = inspector.on_device(load_detector, config, spec, self._progress)
         batching = inspector.on_device(choose_batching, config, detector, self._progress)
+        overseer.detector, overseer.batching = detector, batching
         lanes = detector.extractor.callers
         # One for the frame that commands may ask for, beside those that are on their way.
         beside = (1 + lanes) * batching.max_batch + 3

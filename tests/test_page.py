@@ -21,6 +21,7 @@ from daemon.commands import Commands
 from daemon.frames import NewestFrames
 from daemon.ledger import Ledger
 from daemon.line import StationView
+from daemon.overview import Overview
 from daemon.recipe_store import RecipeStore
 from daemon.web.access import Access
 from daemon.web.app import HttpServer, create_app
@@ -52,7 +53,7 @@ class Wall:
         access = Access(config, folder / "x.toml")
         frames = NewestFrames()
         commands = Commands(RecipeStore(folder, self.ledger, [], {}), frames, lambda *_: None)
-        self.page = Page(lambda: self.views, self.ledger, frames, commands, access)
+        self.page = Page(lambda: self.views, self.ledger, frames, commands, access, Overview, folder / "x.toml")
         routes = [*access.routes(), *self.page.routes()]
         self._server = HttpServer(config, create_app(lambda: b"", lambda: (True, {}), lambda: (True, {}), routes))
         self._server.start()
@@ -200,7 +201,7 @@ def test_every_answer_carries_the_policy_and_a_foreign_page_gets_none(wall: Wall
         assert wall.http.get(path, headers=foreign).status_code == (200 if path == "/static/page.css" else 403)
 
 
-def test_nobody_sees_any_route_before_a_login_and_a_viewer_sees_all_of_them(tmp_path: Path) -> None:
+def test_nobody_sees_any_route_before_a_login_and_a_viewer_sees_all_but_the_doctor(tmp_path: Path) -> None:
     lines = [f"{name}:{name}:{hash_password('secret of ' + name)}" for name in ("viewer", "engineer")]
     (tmp_path / "users").write_text("\n".join(lines) + "\n")
     wall = Wall(tmp_path / "state", users_file=tmp_path / "users")
@@ -216,7 +217,8 @@ def test_nobody_sees_any_route_before_a_login_and_a_viewer_sees_all_of_them(tmp_
             wall.http.cookies.clear()
             assert wall.http.post("/login", data={"name": name, "password": f"secret of {name}"}).status_code == 303
             for path in paths - {"/live"}:
-                assert wall.http.get(path).status_code in (200, 404, 503)
+                hidden = name == "viewer" and path == "/system/doctor"
+                assert wall.http.get(path).status_code in ((403,) if hidden else (200, 404, 503))
     finally:
         wall.close()
 

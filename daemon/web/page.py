@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -12,6 +13,7 @@ from daemon.commands import Commands
 from daemon.frames import NewestFrames
 from daemon.ledger import Ledger
 from daemon.line import StationView
+from daemon.overview import Told
 from daemon.web.access import Access, Visitor
 from daemon.web.headers import StrictHeaders
 from daemon.web.html import Html
@@ -19,6 +21,7 @@ from daemon.web.live import Document, Live, row
 from daemon.web.pictures import thumbnail
 from daemon.web.previews import SIDE, Previews
 from daemon.web.rejects import Rejects
+from daemon.web.system import SystemPage
 
 TREND = 60
 """Results whose scores a station's trend shows."""
@@ -34,6 +37,8 @@ class Page:
         frames: NewestFrames,
         commands: Commands,
         access: Access,
+        told: Told,
+        config_path: Path,
     ) -> None:
         self._views = views
         self._ledger = ledger
@@ -43,19 +48,21 @@ class Page:
         self.previews = Previews()
         self.live = Live(self.previews, self._states)
         self.rejects = Rejects(self._html, commands, lambda: list(self._states()))
+        self.system = SystemPage(self._html, told, config_path)
 
     def routes(self) -> list[Route]:
         """Those of the page, each permitted by itself."""
         shown = {
             "/": self._wall,
             **self.rejects.shown(),
+            **self.system.shown(),
             "/live": self._live,
             "/preview/{station}.jpg": self._preview,
             "/static/{name}": self._file,
         }
         # The login form has the style as well.
         style = Route("/static/page.css", StrictHeaders(request_response(lambda _: self._html.file("page.css"))))
-        return [style, *(self._access.route(path, show) for path, show in shown.items())]
+        return [style, *(self._access.route(path, show) for path, show in shown.items()), *self.system.routes(self._access)]
 
     def _states(self) -> Mapping[str, Document]:
         return {view.station: _state(view) for view in self._views()}
