@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 import cv2
 import jinja2
+from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, request_response
@@ -171,19 +172,21 @@ class Page:
 
         return StreamingResponse(self.live.stream(permitted), media_type="text/event-stream")
 
-    def _preview(self, request: Request) -> Response:
+    async def _preview(self, request: Request) -> Response:
         """The part of ?result=ID; without it the one that was judged last while somebody looked, or the newest frame."""
-        station = request.path_params["station"]
-        if station not in self._states():
-            return PlainTextResponse("no such station\n", status_code=404)
+        station, result_id = request.path_params["station"], request.query_params.get("result")
         self.previews.look()
-        result_id = request.query_params.get("result")
+        # Of all who look, only the first needs a thread.
+        picture = self.previews.encoded(station, result_id) or await to_thread.run_sync(self._encoded, station, result_id)
+        if picture is None:
+            return PlainTextResponse("no picture yet, or no such station\n", status_code=404)
+        return Response(picture, media_type="image/jpeg")
+
+    def _encoded(self, station: str, result_id: str | None) -> bytes | None:
         picture = self.previews.of(station, result_id)
         if picture is None and result_id is None and (pixels := self._frames.last(station)) is not None:
             picture = thumbnail(pixels, SIDE)
-        if picture is None:
-            return PlainTextResponse("no picture yet\n", status_code=404)
-        return Response(picture, media_type="image/jpeg")
+        return picture
 
     def _file(self, request: Request) -> Response:
         name = request.path_params["name"]
