@@ -28,6 +28,8 @@ class Seen:
     picture_bytes: int = 0
     refused: int = 0
     """Answers other than 200."""
+    cpu_s: float = 0.0
+    """Processor time of this process."""
 
 
 class Viewer:
@@ -104,6 +106,7 @@ async def _look(port: int, count: int) -> Seen:
         raise SystemExit("a viewer's stream has ended")
     for one in looking:
         one.cancel()
+    seen.cpu_s = time.process_time()
     return seen
 
 

@@ -7,6 +7,7 @@ results, never holds anybody.
 
 import asyncio
 import json
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ MOST_WAITING = 500
 """Events that wait for a browser; the oldest are given up."""
 TICK_S = 1.0
 """How often states are looked at."""
-ROUND_S = 0.08
+ROUND_S = 0.1
 """Browsers are told one after the other within this time, each what has happened since its last turn: were all told at once, all
 would ask for a picture at once, and the interpreter would be theirs for longer than a frame may wait."""
 
@@ -124,6 +125,7 @@ class Live:
         viewer = _Viewer()
         self._viewers.add(viewer)
         known: dict[str, bytes] = {}
+        asked_s = -math.inf
         try:
             self._ask_states()
             if self._ticking is None or self._ticking.done():
@@ -131,8 +133,12 @@ class Live:
             yield b"retry: 1000\n\n"
             viewer.waiting.append(ALIVE)
             viewer.turn.set()
-            while await viewer.turn.wait() and not (self._closed or viewer.ended) and permitted():
+            while await viewer.turn.wait() and not (self._closed or viewer.ended):
                 viewer.turn.clear()
+                if (now_s := self._loop.time()) >= asked_s + TICK_S:
+                    if not permitted():
+                        return
+                    asked_s = now_s
                 told = self._told
                 events = [event for station, event in told.items() if known.get(station) != event]
                 if known.keys() != told.keys() and known:

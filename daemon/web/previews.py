@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 MOST_HZ = 10.0
 """Previews of a station a second, of parts that pass and of parts that do not: neither keeps the other's from being shown."""
-FETCHED_HZ = 100.0
+FETCHED_HZ = 50.0
 """Pictures a second that all browsers together fetch, of parts that pass and of parts that do not: what a fetch costs, the frames
 wait for."""
 KEPT = 4
