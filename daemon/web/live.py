@@ -9,7 +9,7 @@ import asyncio
 import json
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -24,8 +24,10 @@ MOST_WAITING = 500
 TICK_S = 1.0
 """How often states are looked at."""
 ROUND_S = 0.1
-"""Browsers are told one after the other within this time, each what has happened since its last turn: were all told at once, all
-would ask for a picture at once, and the interpreter would be theirs for longer than a frame may wait."""
+"""Every browser has its turn once in this time, and hears what has happened since its last: not all at once, or all would ask
+for a picture at once, and the interpreter would be theirs for longer than a frame may wait."""
+TOGETHER = 5
+"""Browsers that have their turn together: to wake the server costs more than to tell one more."""
 
 Document = dict[str, Any]
 
@@ -38,10 +40,12 @@ class _Viewer:
         self.turn = asyncio.Event()
         self.ended = False
 
-    def has_its_turn(self) -> None:
-        """Wake it where there is something to tell."""
-        if self.waiting:
-            self.turn.set()
+
+def _have_their_turn(viewers: Iterable[_Viewer]) -> None:
+    """Wake those for whom there is something."""
+    for viewer in viewers:
+        if viewer.waiting:
+            viewer.turn.set()
 
 
 class Live:
@@ -97,8 +101,9 @@ class Live:
         if not self._in_round:
             return
         loop = asyncio.get_running_loop()
-        for place, viewer in enumerate(self._viewers):
-            loop.call_later(ROUND_S * place / len(self._viewers), viewer.has_its_turn)
+        viewers = list(self._viewers)
+        for place in range(0, len(viewers), TOGETHER):
+            loop.call_later(ROUND_S * place / len(viewers), _have_their_turn, viewers[place : place + TOGETHER])
         loop.call_later(ROUND_S, self._begin_round)
 
     def _ask_states(self) -> None:
