@@ -3,8 +3,7 @@
 The whole daemon, default preset, mosquitto, four stations at 60 % of what can be judged; without and with viewers in turns, in
 pairs whose order alternates. Latency is from a frame in the driver's hands to its finished judgement. The viewers
 (benchmarks.viewers) are a process of the lowest priority on the daemon's own cores: in a plant the browsers are other machines.
-So what they take of the cores counts against the daemon here only where it is left over, and an event's way to them is as slow
-as a busy machine makes it.
+What they take of the cores counts against the daemon here, and an event's way to them is as slow as a busy machine makes it.
 
     python -m benchmarks.page [--seconds 20] [--pairs 4] [--viewers 20] [--rate HZ]
 """

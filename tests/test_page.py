@@ -154,7 +154,7 @@ def test_who_looks_hears_a_verdict_within_200_ms_and_a_changed_state(wall: Wall)
 
 def test_states_are_asked_for_once_a_second_however_many_look(wall: Wall) -> None:
     viewers = [Viewer(wall) for _ in range(6)]
-    asked = []
+    asked: list[None] = []
     states = wall.page.live._states
     wall.page.live._states = lambda: asked.append(None) or states()  # type: ignore[func-returns-value]
     there = len(viewers[0].of("alive"))

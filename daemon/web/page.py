@@ -22,7 +22,7 @@ from daemon.commands import Commands
 from daemon.frames import NewestFrames
 from daemon.ledger import Ledger
 from daemon.line import StationView
-from daemon.web.access import Access, Visitor
+from daemon.web.access import Access, Endpoint, Visitor
 from daemon.web.headers import StrictHeaders
 from daemon.web.live import Document, Live, row
 from daemon.web.pictures import heat_overlay, thumbnail
@@ -70,7 +70,7 @@ class Page:
 
     def routes(self) -> list[Route]:
         """Those of the page, each permitted by itself."""
-        shown = {
+        shown: dict[str, Endpoint] = {
             "/": self._wall,
             "/rejects": self._rejects,
             "/archive/{result_id}.jpg": self._archived,
