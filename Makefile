@@ -68,6 +68,7 @@ bench: .venv/installed
 	$(bin)/python -m benchmarks.rebuild
 	$(bin)/python -m benchmarks.dashboards
 	$(bin)/python -m benchmarks.scrape
+	$(bin)/python -m benchmarks.page
 	$(bin)/python -m benchmarks.reference --models tiny ViT-B-16
 
 soak: .venv/installed

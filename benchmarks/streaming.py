@@ -91,9 +91,9 @@ class WholeDaemon:
 
     def __init__(self, folder: Path, broker_port: int, line: Line) -> None:
         self.state = folder / "state"
-        self._port = free_port()
+        self.port = free_port()
         config = folder / "aprilcam.toml"
-        config.write_text(_config(folder, self._port, broker_port, line))
+        config.write_text(_config(folder, self.port, broker_port, line))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "daemon.cli", "run", "--config", str(config)], stdout=subprocess.DEVNULL
         )
@@ -103,7 +103,7 @@ class WholeDaemon:
             time.sleep(0.1)
 
     def _ready(self) -> bool:
-        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=1) as answer:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=1) as answer:
             return bool(answer.status == 200)
         return False
 

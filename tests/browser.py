@@ -14,8 +14,8 @@ WAIT_S = 20.0
 """How long a step may take, and what is expected may need to come true."""
 
 
-NO_PICTURE_YET = "404 .*/preview/"
-"""A fault to expect where a wall is opened that nobody looked at before: its stations keep no pictures till then."""
+GONE_BY_NOW = "404 .*/preview/"
+"""A fault to expect on a slow machine: a browser asks for one of the newest pictures, which others have followed meanwhile."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 from tests.broker import wait_for
-from tests.browser import NO_PICTURE_YET, SIZES, chromium, window
+from tests.browser import GONE_BY_NOW, SIZES, chromium, window
 from tests.parts import write_parts
 from tests.system.daemon import Line, folder_station
 
@@ -28,7 +28,7 @@ def take(folder: Path, docs: Path) -> None:
         with chromium() as browser:
             for size in SIZES.values():
                 suffix = "-phone" if size.phone else ""
-                with window(browser, line.daemon.home, size, expected=[NO_PICTURE_YET]) as page:
+                with window(browser, line.daemon.home, size, expected=[GONE_BY_NOW]) as page:
                     _wall(page)
                     page.screenshot(path=docs / f"page-wall{suffix}.png")
                     _rejects(page)

@@ -27,7 +27,7 @@ from daemon.web.access import Access
 from daemon.web.app import HttpServer, create_app
 from daemon.web.live import MOST_VIEWERS
 from daemon.web.page import Page
-from daemon.web.previews import SIDE
+from daemon.web.previews import FETCHED_HZ, SIDE, Previews
 from daemon.web.users import hash_password
 from tests.broker import wait_for
 from tests.parts import draw_part
@@ -153,23 +153,52 @@ def test_who_looks_hears_a_verdict_within_200_ms_and_a_changed_state(wall: Wall)
         assert viewer.ended
 
 
-def test_pictures_are_copied_only_while_somebody_looks_and_rejects_always(wall: Wall) -> None:
+def test_states_are_asked_for_once_a_second_however_many_look(wall: Wall) -> None:
+    viewers = [Viewer(wall) for _ in range(6)]
+    asked: list[None] = []
+    states = wall.page.live._states
+    wall.page.live._states = lambda: asked.append(None) or states()  # type: ignore[func-returns-value]
+    there = len(viewers[0].of("alive"))
+    wait_for(lambda: all(len(viewer.of("alive")) >= there + 2 for viewer in viewers), "two seconds")
+    assert 2 <= len(asked) <= 4
+    wall.page.live.close()
+    for viewer in viewers:
+        viewer.join()
+        assert len(viewer.of("state")) == 2  # unchanged, so told once
+
+
+def test_the_more_would_fetch_a_picture_the_fewer_there_are_and_passes_hide_no_reject() -> None:
+    part, previews = draw_part(1), Previews()
+    previews.look(round(FETCHED_HZ * 60))  # each fetches one a minute
+    for number in range(5):
+        previews.hold(f"pass{number}", "press", "pass", part)
+    for number in range(5):
+        previews.hold(f"fail{number}", "press", "fail", part)
+    previews.hold("other", "oven", "pass", part)
+    assert list(previews._held) == ["pass0", "fail0", "other"]
+
+
+def test_pictures_are_copied_only_while_somebody_looks_and_a_reject_whatever_passed_before(wall: Wall) -> None:
     previews, part = wall.page.previews, draw_part(1)
+    nothing = wall.http.get("/preview/press.jpg")
+    assert (nothing.status_code, nothing.headers["content-type"]) == (200, "image/svg+xml")
+    assert wall.http.get("/preview/gone.jpg").status_code == 404
+    previews._looks_until_s = 0.0
     previews.hold("a", "press", "fail", part)
     assert previews._held == {}
     wall.http.get("/preview/press.jpg")
     large = np.zeros((1_000, 2_000, 3), np.uint8)
     large[:, :, 0] = 200  # red
     previews.hold("b", "press", "pass", large)
-    previews._due_s["press"] += 60  # however slow this machine is just now
+    previews._due_s["press", False] += 60  # however slow this machine is just now
     previews.hold("c", "press", "pass", part)
     previews.hold("d", "press", "fail", part)
     assert list(previews._held) == ["b", "d"]
-    previews.hold("e", "press", "fail", np.zeros((2_000, 0), np.uint8))  # cannot be made small: costs no verdict
+    previews.hold("e", "oven", "fail", np.zeros((2_000, 0), np.uint8))  # cannot be made small: costs no verdict
     assert list(previews._held) == ["b", "d"]
     previews.release("d")
     wall.judge("press", 1)
-    assert wall.http.get("/preview/press.jpg").status_code == 404  # nothing of it was committed
+    assert wall.http.get("/preview/press.jpg").headers["content-type"] == "image/svg+xml"  # nothing of it was committed
     previews.committed([wall.results[0].model_copy(update={"result_id": "b"})])
     picture = cv2.imdecode(np.frombuffer(wall.http.get("/preview/press.jpg").content, np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None

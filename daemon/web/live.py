@@ -1,12 +1,15 @@
 """What happens, for the browsers that look: one server-sent event for each result and each changed state.
 
-Results come from the ledger's thread, which only hands them to the server's event loop; a browser that does not keep up loses
-the oldest events, never holds anybody.
+Results come from the ledger's thread, which only hands them to the server's event loop. Whatever is the same for all browsers is
+done once for all: states are asked for once a second, events are encoded once. A browser that does not keep up loses the oldest
+results, never holds anybody.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -20,19 +23,44 @@ MOST_WAITING = 500
 """Events that wait for a browser; the oldest are given up."""
 TICK_S = 1.0
 """How often states are looked at."""
+ROUND_S = 0.1
+"""Every browser has its turn once in this time, and hears what has happened since its last: not all at once, or all would ask
+for a picture at once, and the interpreter would be theirs for longer than a frame may wait."""
+TOGETHER = 5
+"""Browsers that have their turn together: to wake the server costs more than to tell one more."""
 
 Document = dict[str, Any]
 
 
+class _Viewer:
+    """A browser. Of the server's event loop alone."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
+        self.turn = asyncio.Event()
+        self.ended = False
+
+
+def _have_their_turn(viewers: Iterable[_Viewer]) -> None:
+    """Wake those for whom there is something."""
+    for viewer in viewers:
+        if viewer.waiting:
+            viewer.turn.set()
+
+
 class Live:
-    """Hands events to browsers. `committed` may be called from any thread, the others on the server's event loop."""
+    """Hands events to browsers. `committed` and `close` may be called from any thread, the others on the server's event loop."""
 
     def __init__(self, previews: Previews, states: Callable[[], Mapping[str, Document]]) -> None:
         """states: how each station is, by name, ready for JSON."""
         self._previews = previews
         self._states = states
-        self._viewers: set[asyncio.Queue[Document | None]] = set()
+        self._viewers: set[_Viewer] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._told: dict[str, bytes] = {}
+        """By station, the event of its state."""
+        self._ticking: asyncio.Task[None] | None = None
+        self._in_round = False
         self._closed = False
 
     @property
@@ -46,58 +74,93 @@ class Live:
         loop = self._loop
         if loop is None or not self._viewers:
             return
-        told = [{"event": "result", **result_row(result), "picture": result.result_id in shown} for result in results]
+        events = [_event("result", {**result_row(result), "picture": result.result_id in shown}) for result in results]
         with suppress(RuntimeError):  # the loop has just ended: so have the browsers' connections
-            loop.call_soon_threadsafe(self._hand_out, told)
+            loop.call_soon_threadsafe(self._hand_out, events)
 
     def close(self) -> None:
         """End every stream."""
         self._closed = True
         if self._loop is not None:
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._hand_out, [None])
+                self._loop.call_soon_threadsafe(self._wake_all)
 
-    def _hand_out(self, told: Sequence[Document | None]) -> None:
-        for queue in self._viewers:
-            for document in told:
-                if queue.full():
-                    queue.get_nowait()
-                queue.put_nowait(document)
+    def _wake_all(self) -> None:
+        for viewer in self._viewers:
+            viewer.turn.set()
+
+    def _hand_out(self, events: Sequence[bytes]) -> None:
+        for viewer in self._viewers:
+            viewer.waiting.extend(events)
+        if not self._in_round:
+            self._begin_round()
+
+    def _begin_round(self) -> None:
+        """Each browser has its turn; then another round, as long as something waits."""
+        self._in_round = any(viewer.waiting for viewer in self._viewers)
+        if not self._in_round:
+            return
+        loop = asyncio.get_running_loop()
+        viewers = list(self._viewers)
+        for place in range(0, len(viewers), TOGETHER):
+            loop.call_later(ROUND_S * place / len(viewers), _have_their_turn, viewers[place : place + TOGETHER])
+        loop.call_later(ROUND_S, self._begin_round)
+
+    def _ask_states(self) -> None:
+        states = self._states()
+        self._told = {station: _event("state", state) for station, state in states.items()}
+        self._previews.look(len(self._viewers) * len(states))
+
+    async def _tick(self) -> None:
+        """For all browsers together, as long as there is one."""
+        try:
+            while self._viewers and not self._closed:
+                await asyncio.sleep(TICK_S)
+                self._ask_states()
+                # Tells the browsers that the daemon lives, where nothing else happens.
+                self._hand_out([ALIVE])
+        finally:
+            for viewer in self._viewers:  # however it ended: they come again, and it begins again
+                viewer.ended = True
+                viewer.turn.set()
 
     async def stream(self, permitted: Callable[[], bool]) -> AsyncIterator[bytes]:
         """Server-sent events (HTML living standard, 9.2) until the browser goes, may look no more, or the daemon stops."""
         self._loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Document | None] = asyncio.Queue(MOST_WAITING)
-        self._viewers.add(queue)
-        known: dict[str, Document] = {}
+        viewer = _Viewer()
+        self._viewers.add(viewer)
+        known: dict[str, bytes] = {}
+        asked_s = -math.inf
         try:
+            self._ask_states()
+            if self._ticking is None or self._ticking.done():
+                self._ticking = self._loop.create_task(self._tick())
             yield b"retry: 1000\n\n"
-            while not self._closed and permitted():
-                self._previews.look()
-                states = dict(self._states())
-                for station, state in states.items():
-                    if known.get(station) != state:
-                        yield _event("state", state)
-                if known.keys() != states.keys() and known:
-                    yield _event("stations", {"stations": list(states)})
-                known = states
-                # Tells the browser that the daemon lives, where nothing else happens.
-                yield _event("alive", {})
-                ends_s = self._loop.time() + TICK_S
-                while (left_s := ends_s - self._loop.time()) > 0:
-                    try:
-                        document = await asyncio.wait_for(queue.get(), left_s)
-                    except TimeoutError:
-                        break
-                    if document is None:
+            viewer.waiting.append(ALIVE)
+            viewer.turn.set()
+            while await viewer.turn.wait() and not (self._closed or viewer.ended):
+                viewer.turn.clear()
+                if (now_s := self._loop.time()) >= asked_s + TICK_S:
+                    if not permitted():
                         return
-                    yield _event("result", document)
+                    asked_s = now_s
+                told = self._told
+                events = [event for station, event in told.items() if known.get(station) != event]
+                if known.keys() != told.keys() and known:
+                    events.append(_event("stations", {"stations": list(told)}))
+                known = told
+                events += viewer.waiting
+                viewer.waiting.clear()
+                yield b"".join(events)
         finally:
-            self._viewers.discard(queue)
+            self._viewers.discard(viewer)
 
 
 def _event(name: str, document: Document) -> bytes:
     return f"event: {name}\ndata: {json.dumps(document)}\n\n".encode()
+
+
+ALIVE = _event("alive", {})
 
 
 def result_row(result: ResultOut) -> Document:

@@ -5,6 +5,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, request_response
@@ -14,7 +15,7 @@ from daemon.frames import NewestFrames
 from daemon.ledger import Ledger
 from daemon.line import StationView
 from daemon.overview import Told
-from daemon.web.access import Access, Visitor
+from daemon.web.access import Access, Endpoint, Visitor
 from daemon.web.headers import StrictHeaders
 from daemon.web.html import Html
 from daemon.web.live import Document, Live, row
@@ -25,6 +26,9 @@ from daemon.web.system import SystemPage
 
 TREND = 60
 """Results whose scores a station's trend shows."""
+
+NO_PICTURE = '<svg xmlns="http://www.w3.org/2000/svg" width="4" height="3"/>'
+"""Where there is none yet: browsers show a broken image otherwise."""
 
 
 class Page:
@@ -52,7 +56,7 @@ class Page:
 
     def routes(self) -> list[Route]:
         """Those of the page, each permitted by itself."""
-        shown = {
+        shown: dict[str, Endpoint] = {
             "/": self._wall,
             **self.rejects.shown(),
             **self.system.shown(),
@@ -90,19 +94,23 @@ class Page:
 
         return StreamingResponse(self.live.stream(permitted), media_type="text/event-stream")
 
-    def _preview(self, request: Request) -> Response:
+    async def _preview(self, request: Request) -> Response:
         """The part of ?result=ID; without it the one that was judged last while somebody looked, or the newest frame."""
-        station = request.path_params["station"]
-        if station not in self._states():
-            return PlainTextResponse("no such station\n", status_code=404)
+        station, result_id = request.path_params["station"], request.query_params.get("result")
         self.previews.look()
-        result_id = request.query_params.get("result")
+        # Of all who look, only the first needs a thread.
+        picture = self.previews.encoded(station, result_id) or await to_thread.run_sync(self._encoded, station, result_id)
+        if picture is not None:
+            return Response(picture, media_type="image/jpeg")
+        if result_id is None and station in self._states():
+            return Response(NO_PICTURE, media_type="image/svg+xml")
+        return PlainTextResponse("no such picture, or no such station\n", status_code=404)
+
+    def _encoded(self, station: str, result_id: str | None) -> bytes | None:
         picture = self.previews.of(station, result_id)
         if picture is None and result_id is None and (pixels := self._frames.last(station)) is not None:
             picture = thumbnail(pixels, SIDE)
-        if picture is None:
-            return PlainTextResponse("no picture yet\n", status_code=404)
-        return Response(picture, media_type="image/jpeg")
+        return picture
 
     def _file(self, request: Request) -> Response:
         return self._html.file(request.path_params["name"])

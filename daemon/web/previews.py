@@ -1,7 +1,8 @@
 """Previews: the newest judged part of each station as a JPEG, for people who look at the operator page, and for nobody else.
 
 While nobody looks, `hold` returns at once. While somebody does, it copies a small picture of a part at most `MOST_HZ` times a
-second and station; the JPEG is encoded when a browser asks for it, on the HTTP port's threads, once for all who look.
+second and station, and the more rarely the more browsers would fetch each; the JPEG is encoded when a browser asks for it, on the
+HTTP port's threads, once for all who look.
 """
 
 import logging
@@ -20,7 +21,10 @@ from daemon.web.pictures import thumbnail
 log = logging.getLogger(__name__)
 
 MOST_HZ = 10.0
-"""Previews of a station a second. A part that does not pass is always held."""
+"""Previews of a station a second, of parts that pass and of parts that do not: neither keeps the other's from being shown."""
+FETCHED_HZ = 50.0
+"""Pictures a second that all browsers together fetch, of parts that pass and of parts that do not: what a fetch costs, the frames
+wait for."""
 KEPT = 4
 """Parts of a station that can be asked for: a browser asks a moment after it was told of one."""
 SIDE = 640
@@ -51,22 +55,28 @@ class Previews:
         self._held: dict[str, Preview] = {}
         self._newest: dict[str, dict[str, Preview]] = {}
         """By station and result_id, the newest last."""
-        self._due_s: dict[str, float] = {}
+        self._due_s: dict[tuple[str, bool], float] = {}
+        """By station and whether the part does not pass."""
+        self._every_s = 1.0 / MOST_HZ
         self._looks_until_s = 0.0
 
-    def look(self) -> None:
-        """Somebody looks at the page."""
+    def look(self, fetchers: int | None = None) -> None:
+        """Somebody looks at the page. fetchers: browsers times stations (None: as before)."""
         self._looks_until_s = time.monotonic() + LOOKS_S
+        if fetchers is not None:
+            self._every_s = max(1.0 / MOST_HZ, fetchers / FETCHED_HZ)
 
     def hold(self, result_id: str, station: str, verdict: Verdict, pixels: Pixels | None) -> None:
         """Copy a small picture of a part (pixels: the whole frame), where somebody looks and one is due."""
         now_s = time.monotonic()
         if pixels is None or now_s > self._looks_until_s:
             return
+        kinds = [(station, False)] if verdict == "pass" else [(station, False), (station, True)]
         with self._lock:
-            if verdict == "pass" and now_s < self._due_s.get(station, 0.0):
+            if now_s < self._due_s.get(kinds[-1], 0.0):
                 return
-            self._due_s[station] = now_s + 1.0 / MOST_HZ
+            for kind in kinds:
+                self._due_s[kind] = now_s + self._every_s
         try:
             preview = Preview(result_id, fitted(pixels, SIDE))
         except Exception as error:  # must not cost the frame its verdict
@@ -95,14 +105,22 @@ class Previews:
                     shown.add(result.result_id)
         return shown
 
+    def encoded(self, station: str, result_id: str | None) -> bytes | None:
+        """What `of` gives, where that is there already. Returns at once."""
+        preview = self._find(station, result_id)
+        return preview.jpeg if preview is not None else None
+
     def of(self, station: str, result_id: str | None) -> bytes | None:
         """The JPEG of a part (None: of the one that was judged last while somebody looked); None where there is none."""
-        with self._lock:
-            kept = self._newest.get(station, {})
-            preview = kept.get(result_id) if result_id is not None else next(reversed(kept.values()), None)
+        preview = self._find(station, result_id)
         if preview is None:
             return None
         with self._encoding:  # twenty who look cost one encoding
             if preview.jpeg is None:
                 preview.jpeg = thumbnail(preview.pixels, SIDE)
             return preview.jpeg
+
+    def _find(self, station: str, result_id: str | None) -> Preview | None:
+        with self._lock:
+            kept = self._newest.get(station, {})
+            return kept.get(result_id) if result_id is not None else next(reversed(kept.values()), None)

@@ -7,7 +7,7 @@ from playwright.sync_api import Browser, expect
 
 from daemon.web.users import hash_password
 from tests.accessibility import axe_findings
-from tests.browser import NO_PICTURE_YET, SIZES, window
+from tests.browser import GONE_BY_NOW, SIZES, window
 from tests.parts import write_parts
 from tests.system.daemon import Line, folder_station
 
@@ -42,7 +42,7 @@ def line(tmp_path_factory: pytest.TempPathFactory, axe: str) -> Iterator[Line]:
 @pytest.mark.parametrize("size", SIZES)
 def test_every_page_can_be_read_and_used_by_whoever_comes(line: Line, chromium: Browser, size: str) -> None:
     found: list[str] = []
-    with window(chromium, line.daemon.home, SIZES[size], expected=[NO_PICTURE_YET, "ERR_FAILED .*/live"]) as page:
+    with window(chromium, line.daemon.home, SIZES[size], expected=[GONE_BY_NOW, "ERR_FAILED .*/live"]) as page:
 
         def look(name: str) -> None:
             found.extend(f"{name}: {finding}" for finding in axe_findings(page))

@@ -9,7 +9,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect
 
 from tests.broker import wait_for
-from tests.browser import NO_PICTURE_YET, PHONE, window
+from tests.browser import GONE_BY_NOW, PHONE, window
 from tests.parts import SIZE, write_parts
 from tests.system.daemon import Line, folder_station
 
@@ -34,7 +34,7 @@ def test_a_part_fails_on_the_wall_and_a_lost_daemon_is_told_until_it_is_back(
     line.daemon.start()
     line.wait_results("press", 1)
     gone = r"net::ERR_(CONNECTION_REFUSED|INCOMPLETE_CHUNKED_ENCODING|CONNECTION_RESET|EMPTY_RESPONSE)"
-    with window(chromium, line.daemon.home, PHONE, expected=[NO_PICTURE_YET, gone]) as page:
+    with window(chromium, line.daemon.home, PHONE, expected=[GONE_BY_NOW, gone]) as page:
         page.goto("/")
         tile = page.locator(".station")
         for verdict, word in (("fail", "✘ FAIL"), ("pass", "✔ PASS")):  # each is there for a second or two, so look often
@@ -131,7 +131,7 @@ def test_people_log_in_a_viewer_only_looks_and_an_engineer_marks(tmp_path: Path,
         page.goto("/rejects")
         expect_picture(page, ".part img")
 
-    with window(chromium, line.daemon.home, expected=[NO_PICTURE_YET]) as page:
+    with window(chromium, line.daemon.home, expected=[GONE_BY_NOW]) as page:
         page.goto("/rejects")
         log_in(page, "viewer")
         expect(page.locator(".part button")).to_have_count(0)
