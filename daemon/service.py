@@ -157,7 +157,7 @@ class Service:
         self._announcer = Announcer(config.mqtt, VERSION, self.ledger, self.metrics, inbox, losses, floor.stations, floor.lines)
         self.health = Health(config, VERSION, self.ledger, self._announcer.publisher, floor.lines, self._reloader)
         access = Access(config.http, self._config_path)
-        self._page = page = Page(self.health.views, self.ledger, self.frames, self.commands, access)
+        self._page = page = Page(self.health.views, self.ledger, self.frames, self.commands, access, floor.program)
         routes = [Api(self.commands, access, self.health.status).mount(), *access.routes(), *page.routes()]
         # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.
         http = HttpServer(config.http, create_app(self.metrics.text, self.health.alive, self.health.ready, routes))
@@ -177,8 +177,8 @@ class Service:
         dropped = self.metrics.archive_dropped
         self.metrics.expect(dropped, REASONS)
         self.archive = Archive(store, self.ledger, config.archive, lambda reason: dropped.labels(reason).inc())
-        page.rejects.archive = self.archive
         self.marks = Marks(self.ledger, self.archive)
+        page.opened(self.archive)
         stack.callback(self.archive.close)
         self._late = LateJudgements(self.ledger)
         self._score_drift = ScoreDrift(self.ledger, self._store.recipes)

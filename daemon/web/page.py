@@ -8,10 +8,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, request_response
 
+from daemon.archive import Archive
 from daemon.commands import Commands
 from daemon.frames import NewestFrames
 from daemon.ledger import Ledger
 from daemon.line import StationView
+from daemon.station import Program
 from daemon.web.access import Access, Visitor
 from daemon.web.headers import StrictHeaders
 from daemon.web.html import Html
@@ -19,6 +21,8 @@ from daemon.web.live import Document, Live, row
 from daemon.web.pictures import thumbnail
 from daemon.web.previews import SIDE, Previews
 from daemon.web.rejects import Rejects
+from daemon.web.result_pictures import ResultPictures
+from daemon.web.station import StationPage
 
 TREND = 60
 """Results whose scores a station's trend shows."""
@@ -34,7 +38,9 @@ class Page:
         frames: NewestFrames,
         commands: Commands,
         access: Access,
+        program: Callable[[str], Program | None],
     ) -> None:
+        """program: what a station inspects by, None where there is none of that name."""
         self._views = views
         self._ledger = ledger
         self._frames = frames
@@ -43,12 +49,16 @@ class Page:
         self.previews = Previews()
         self.live = Live(self.previews, self._states)
         self.rejects = Rejects(self._html, commands, lambda: list(self._states()))
+        self.pictures = ResultPictures(self.previews)
+        self.station = StationPage(self._html, self._states, ledger, self.previews, program)
 
     def routes(self) -> list[Route]:
         """Those of the page, each permitted by itself."""
         shown = {
             "/": self._wall,
             **self.rejects.shown(),
+            **self.station.shown(),
+            **self.pictures.shown(),
             "/live": self._live,
             "/preview/{station}.jpg": self._preview,
             "/static/{name}": self._file,
@@ -56,6 +66,11 @@ class Page:
         # The login form has the style as well.
         style = Route("/static/page.css", StrictHeaders(request_response(lambda _: self._html.file("page.css"))))
         return [style, *(self._access.route(path, show) for path, show in shown.items())]
+
+    def opened(self, archive: Archive) -> None:
+        """The archive, and the marks on what is in it, are there."""
+        self.pictures.archive = archive
+        self.station.archived = True
 
     def _states(self) -> Mapping[str, Document]:
         return {view.station: _state(view) for view in self._views()}
