@@ -41,5 +41,5 @@ def _pixel_threshold(result: ResultOut) -> float:
 
 
 def _png(overlay: NDArray[np.uint8]) -> bytes:
-    _, data = cv2.imencode(".png", cv2.cvtColor(overlay, cv2.COLOR_RGBA2BGRA))
+    _, data = cv2.imencode(".png", cv2.cvtColor(overlay, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     return data.tobytes()

@@ -101,12 +101,10 @@ class StationPage:
         program = self._program(name)
         if program is None or (calibration := program.calibration) is None:
             return None
-        rate = calibration.false_reject
         return {
             "threshold": calibration.threshold,
             "shot_scores": calibration.shot_scores,
             "advice": calibration.advice,
-            "false_reject": {"expected": rate.expected, "low": rate.low, "high": rate.high} if rate is not None else None,
             # As a number or a factor, by an engineer or the configuration file.
             "by_hand": program.threshold is not None and not math.isclose(program.threshold, calibration.threshold, rel_tol=1e-6),
         }

@@ -15,11 +15,19 @@ function histogram(svg, moved) {
   const set = (element, attributes) => { for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value); };
   const x = (value) => padPx + (svg.clientWidth - 2 * padPx) * Math.min(value / top, 1);
 
+  // The right edge: near enough to the threshold that it can be moved finely; what scores more is in the last bar.
+  function scale() {
+    const { scores, shots, threshold, calibrated } = told;
+    const near = Math.max(...shots, threshold ?? 0, calibrated ?? 0, draft ?? 0);
+    const highest = Math.max(near, ...scores);
+    return 1.15 * (near > 0 ? Math.min(highest, 3 * near) : highest) || 1;
+  }
+
   function draw() {
     const { scores, shots, threshold, calibrated } = told;
     const now = draft ?? threshold;
     // What is dragged keeps its scale.
-    if (!dragging) top = 1.15 * Math.max(...scores, ...shots, threshold ?? 0, calibrated ?? 0, draft ?? 0) || 1;
+    if (!dragging) top = scale();
     set(svg, { viewBox: `0 0 ${svg.clientWidth} ${heightPx}` });
     const counts = Array(bins).fill(0);
     for (const score of scores) counts[Math.min(bins - 1, Math.max(0, Math.floor(bins * score / top)))] += 1;
@@ -39,7 +47,8 @@ function histogram(svg, moved) {
     const digits = top < 0.05 ? 4 : top < 0.5 ? 3 : 2;
     svg.querySelector("#axis").replaceChildren(
       make("line", { x1: x(0), x2: x(top), y1: floorPx, y2: floorPx }),
-      ...[0, 0.25, 0.5, 0.75, 1].map((share) => make("text", { x: x(share * top), y: heightPx - 14, "text-anchor": "middle" }, (share * top).toFixed(digits))),
+      ...[0, 0.25, 0.5, 0.75, 1].map((share) => make("text", { x: x(share * top), y: heightPx - 14, "text-anchor": "middle" },
+        `${share === 1 && Math.max(...scores) > top ? "≥ " : ""}${(share * top).toFixed(digits)}`)),
     );
     const calibratedLine = svg.querySelector("#calibrated");
     calibratedLine.toggleAttribute("hidden", calibrated === null);

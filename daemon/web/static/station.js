@@ -8,6 +8,7 @@ const figure = (value) => value === null ? "–" : value.toFixed(3);
 let now = JSON.parse(document.body.dataset.now);
 let held = null; // the part that is looked at; null: each as it comes
 let pictured = null; // of which the picture is
+let drawing = null, soon = null; // what is to be done in a moment
 let draft = null; // where the threshold's line was moved to
 
 zoomable(stage, layers, { zoomIn: at("zoom-in"), zoomOut: at("zoom-out"), fit: at("zoom-fit") });
@@ -26,14 +27,18 @@ const show = newestOnly(async (row) => {
     } catch { return null; }
   };
   const judged = row.verdict !== "unknown", alt = `${texts.picture} ${name}, ${row.at}`;
-  const part = loaded(`${address}.jpg${held === row ? "?size=large" : ""}`, alt).catch((error) => {
-    if (held !== row) throw error; // the one before it stays
-    return null;
-  });
+  const isKept = row.archived || row.picture;
+  const part = async () => {
+    if (!isKept) return null;
+    try { return await loaded(`${address}.jpg${held === row ? "?size=large" : ""}`, alt); } catch (error) {
+      if (held !== row) throw error; // the one before it stays
+      return null;
+    }
+  };
   const [picture, heat, mask] = await Promise.all([
-    part,
-    layer(judged && at("show-heat").checked, "heat"),
-    layer(row.verdict === "fail" && at("show-mask").checked, "mask"),
+    part(),
+    layer(isKept && judged && at("show-heat").checked, "heat"),
+    layer(isKept && row.verdict === "fail" && at("show-mask").checked, "mask"),
   ]);
   if (held !== null && held !== row) return;
   layers.replaceChildren(...[picture, heat, mask].filter((one) => one !== null));
@@ -99,6 +104,7 @@ function tileOf(row) {
     button.dataset.verdict = row.verdict;
     button.title = row.utc;
     put(tile, ".word", texts.verdict[row.verdict]);
+    put(tile, ".plain", [...texts.verdict[row.verdict]][0]);
     put(tile, ".number", figure(row.score));
     put(tile, ".when", row.at);
     button.addEventListener("click", () => open(row.result_id));
@@ -133,7 +139,6 @@ function tellFilm() {
   for (const row of rows) {
     const button = tiles.get(row.result_id).querySelector("button");
     button.tabIndex = row === reachable ? 0 : -1;
-    button.toggleAttribute("data-shown", row === shown);
     if (row === held) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
   }
@@ -142,7 +147,9 @@ function tellFilm() {
 
 function open(result_id) {
   const row = now.rows.find((own) => own.result_id === result_id);
-  if (row !== undefined) hold(row);
+  if (row === undefined) return;
+  hold(row);
+  stage.scrollIntoView({ block: "nearest" });
 }
 
 film.addEventListener("keydown", (event) => {
@@ -152,7 +159,7 @@ film.addEventListener("keydown", (event) => {
   event.preventDefault();
   const row = now.rows[to];
   if (row === undefined) return;
-  hold(row);
+  open(row.result_id);
   tiles.get(row.result_id).querySelector("button").focus();
 });
 
@@ -163,15 +170,13 @@ function tellScores() {
   chart.show({ scores, shots: calibration?.shot_scores ?? [], threshold: state.threshold, calibrated: calibration?.threshold ?? null });
   put(document, "#calibrated-value", figure(calibration?.threshold ?? null));
   put(document, "#threshold-value", figure(draft ?? state.threshold));
-  const source = calibration === null ? texts.no_calibration : state.threshold_stale ? texts.stale : calibration.by_hand ? `(${texts.by_hand})` : `(${texts.calibrated})`;
+  const source = draft !== null ? `(${texts.not_set})` : calibration === null ? texts.no_calibration : state.threshold_stale ? texts.stale : calibration.by_hand ? `(${texts.by_hand})` : `(${texts.calibrated})`;
   put(document, "#threshold-source", source);
-  put(document, "#advice", calibration?.advice ?? "");
-  const rate = calibration?.false_reject ?? null;
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
-  put(document, "#false-reject", rate === null ? "" : `${texts.false_reject} ${percent(rate.expected)} (${percent(rate.low)} – ${percent(rate.high)}).`);
+  put(document, "#advice", calibration === null ? "" : `${texts.calibration}: ${calibration.advice}`);
   const threshold = draft ?? state.threshold;
   const fails = scores.filter((score) => score > threshold).length;
-  put(document, "#would-fail", threshold === null ? "" : texts.would_fail.replace("{fails}", fails).replace("{parts}", scores.length));
+  const told = draft === null ? texts.fail_now : texts.would_fail;
+  put(document, "#would-fail", threshold === null ? "" : told.replace("{fails}", fails).replace("{parts}", scores.length));
   if (!acts) return;
   if (draft === null && document.activeElement !== at("new-threshold")) at("new-threshold").value = state.threshold?.toFixed(4) ?? "";
   at("set-threshold").disabled = draft === null;
@@ -194,6 +199,7 @@ if (acts) {
     for (const id of ["set-threshold", "calibrated-back"]) at(id).disabled = true;
     try {
       const { threshold } = await command("threshold_set", { station: name, ...request });
+      now.state.threshold = threshold;
       plan(null);
       note.textContent = `${texts.done}: ${figure(threshold)}`;
     } catch (error) { note.textContent = error.message; }
@@ -204,7 +210,7 @@ if (acts) {
     plan(Number.isFinite(value) && value > 0 ? value : null);
   });
   at("set-threshold").addEventListener("click", () => change({ threshold: draft }));
-  at("cancel-threshold").addEventListener("click", () => { plan(null); tellScores(); });
+  at("cancel-threshold").addEventListener("click", () => plan(null));
   at("calibrated-back").addEventListener("click", () => change({}));
   actOn(at("acts"), (result_id, mark) => {
     const row = now.rows.find((own) => own.result_id === result_id);
@@ -255,9 +261,13 @@ function showResult(row) {
     tell(row);
     if (row.picture) show(now.rows[0]);
   }
-  tellFilm();
-  tellScores();
-  if (row.verdict !== "pass") setTimeout(refresh, soonMs);
+  // However many come: what is drawn, and asked for, has a bounded rate.
+  drawing ??= requestAnimationFrame(() => {
+    drawing = null;
+    tellFilm();
+    tellScores();
+  });
+  if (row.verdict !== "pass") soon ??= setTimeout(() => { soon = null; refresh(); }, soonMs);
 }
 
 const refresh = newestOnly(async () => {
