@@ -80,6 +80,7 @@ function tellActs() {
 function hold(row) {
   held = row;
   part.dataset.following = row === null ? "yes" : "no";
+  if (row === null) film.scrollLeft = 0;
   at("live").setAttribute("aria-pressed", String(row === null));
   const shown = row ?? now.rows[0];
   if (shown !== undefined) {
