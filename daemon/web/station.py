@@ -84,7 +84,7 @@ class StationPage:
             scored = reader.execute(_SCORES, (name, SCORES)).fetchall()
         rows, times_ms = [], []
         for *shown, created_ns, times, archived, mark in told:
-            own = row(*shown, datetime.fromtimestamp(created_ns / 1e9, UTC))
+            own = row(*(*shown, datetime.fromtimestamp(created_ns / 1e9, UTC)))
             rows.append({**own, "archived": archived is not None, "mark": mark or "none"})
             times_ms.append(round(1e3 * ProcessingTimes(**json.loads(times)).total_s, 2))
         return {

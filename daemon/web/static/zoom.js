@@ -39,6 +39,8 @@ function zoomable(stage, layers, { zoomIn, zoomOut, fit }) {
     keys[event.key]();
   });
   stage.addEventListener("wheel", (event) => {
+    // Whoever scrolls down the page is not held up by a picture that is shown whole.
+    if (scale === 1 && event.deltaY > 0) return;
     event.preventDefault();
     zoom(Math.exp(-event.deltaY / 400), ...place(event));
   }, { passive: false });
