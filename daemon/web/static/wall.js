@@ -5,7 +5,9 @@ const tiles = new Map();
 
 for (const tile of document.querySelectorAll(".station")) {
   const rows = JSON.parse(tile.dataset.rows);
-  tiles.set(tile.dataset.station, { tile, rows, picture: pictures(tile) });
+  const own = { tile, rows, shown: null };
+  own.picture = pictures(own);
+  tiles.set(tile.dataset.station, own);
   drawTrend(tiles.get(tile.dataset.station));
 }
 
@@ -28,11 +30,13 @@ function drawTrend({ tile, rows }) {
 }
 
 // Of a fast line not every part has a picture: say of which one it is.
-function pictures(tile) {
+function pictures(own) {
+  const { tile } = own;
   const alt = tile.querySelector("img").alt;
   return newestOnly(async (row) => {
     const img = await loaded(`/preview/${encodeURIComponent(row.station)}.jpg?result=${row.result_id}`, alt);
     tile.querySelector("img").replaceWith(img);
+    own.shown = row;
     put(tile, "figcaption", `${texts.pictured} ${texts.verdict[row.verdict]} ${row.at}`);
   });
 }
