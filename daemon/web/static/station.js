@@ -43,6 +43,7 @@ const show = newestOnly(async (row) => {
   if (held !== null && held !== row) return;
   layers.replaceChildren(...[picture, heat, mask].filter((one) => one !== null));
   pictured = row;
+  layers.dataset.result = row.result_id;
   const missing = picture === null ? ` · ${texts.no_picture}` : judged && at("show-heat").checked && heat === null ? ` · ${texts.no_heat}` : "";
   const of = `${texts.verdict[row.verdict]} ${row.at}`;
   put(document, "#caption", (held === null ? `${texts.is_live} · ${texts.pictured} ${of}` : `${texts.is_held} ${of}`) + missing);
