@@ -179,7 +179,7 @@ class Finisher:
         if self._overlays is not None:
             self._overlays.hold(result_id, station.config, verdict, frame.pixels, mask, program.region)
         if self._previews is not None:
-            self._previews.hold(result_id, station.name, verdict, frame.pixels)
+            self._previews.hold(result_id, station.name, verdict, frame.pixels, anomaly_map, program.region)
         return Outcome(result, messages, self._topics.result(station.name))
 
 

@@ -63,6 +63,11 @@ class Floor:
         """Each station's recipe."""
         return {name: station.program.recipe.name for name, station in list(self.stations.items())}
 
+    def program(self, station: str) -> Program | None:
+        """What a station inspects by, None where there is none of that name."""
+        own = self.stations.get(station)
+        return own.program if own is not None else None
+
     def place(self, config: Config, names: Iterable[str], recipes: Mapping[str, RecipeConfig], ledger: Ledger) -> None:
         """Make stations, by name, that inspect by these recipes (by station), once those are taught. No camera yet."""
         configured = {own.name: own for own in config.stations}

@@ -160,7 +160,14 @@ class Service:
         access = Access(config.http, self._config_path)
         overseer = Overseer(config, self.health, self.ledger, floor.lines)
         self._page = page = Page(
-            self.health.views, self.ledger, self.frames, self.commands, access, overseer.overview, self._config_path
+            self.health.views,
+            self.ledger,
+            self.frames,
+            self.commands,
+            access,
+            floor.program,
+            overseer.overview,
+            self._config_path,
         )
         routes = [Api(self.commands, access, self.health.status).mount(), *access.routes(), *page.routes()]
         # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.
@@ -182,8 +189,9 @@ class Service:
         dropped = self.metrics.archive_dropped
         self.metrics.expect(dropped, REASONS)
         self.archive = Archive(store, self.ledger, config.archive, lambda reason: dropped.labels(reason).inc())
-        page.rejects.archive = overseer.archive = self.archive
+        overseer.archive = self.archive
         self.marks = Marks(self.ledger, self.archive)
+        page.opened(self.archive)
         stack.callback(self.archive.close)
         self._late = LateJudgements(self.ledger)
         self._score_drift = ScoreDrift(self.ledger, self._store.recipes)

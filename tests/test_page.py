@@ -15,72 +15,12 @@ import httpx
 import numpy as np
 import pytest
 
-from config.schema import HttpConfig
-from connectors.contract import ResultOut
-from daemon.commands import Commands
-from daemon.frames import NewestFrames
-from daemon.ledger import Ledger
-from daemon.line import StationView
-from daemon.overview import Overview
-from daemon.recipe_store import RecipeStore
-from daemon.web.access import Access
-from daemon.web.app import HttpServer, create_app
 from daemon.web.live import MOST_VIEWERS
-from daemon.web.page import Page
 from daemon.web.previews import FETCHED_HZ, SIDE, Previews
 from daemon.web.users import hash_password
 from tests.broker import wait_for
 from tests.parts import draw_part
-from tests.records import entry
-
-
-def view(station: str, **changed: Any) -> StationView:
-    told: dict[str, Any] = {
-        "camera": "cam", "device": None, "recipe": "gear", "state": "ContinuousExecution", "reason": None, "bank": "abc",
-        "mode": "few_shot", "threshold": 0.5, "threshold_stale": False, "shots": 8, "advice": None,
-    }  # fmt: skip
-    return StationView(station=station, **(told | changed))
-
-
-class Wall:
-    """A page of two stations on a free port."""
-
-    def __init__(self, folder: Path, **http: Any) -> None:
-        self.views = [view("press"), view("<b>oven", state="Preoperational", reason="camera lost")]
-        self.results: list[ResultOut] = []
-        self.ledger = Ledger(folder, self._committed)
-        config = HttpConfig(port=0, **http)
-        access = Access(config, folder / "x.toml")
-        frames = NewestFrames()
-        commands = Commands(RecipeStore(folder, self.ledger, [], {}), frames, lambda *_: None)
-        self.page = Page(lambda: self.views, self.ledger, frames, commands, access, Overview, folder / "x.toml")
-        routes = [*access.routes(), *self.page.routes()]
-        self._server = HttpServer(config, create_app(lambda: b"", lambda: (True, {}), lambda: (True, {}), routes))
-        self._server.start()
-        self.http = httpx.Client(base_url=self._server.url, trust_env=False, timeout=20)
-        wait_for(self._serves, "the server")
-
-    def _serves(self) -> bool:
-        try:
-            return self.http.get("/healthz").status_code == 200
-        except httpx.ConnectError:
-            return False
-
-    def _committed(self, results: list[ResultOut]) -> None:
-        self.page.live.committed(results)
-        self.results += results
-
-    def judge(self, station: str, number: int, *, failed: bool = False) -> None:
-        """A result in the ledger."""
-        there = len(self.results)
-        self.ledger.submit([entry(station, number, mask=b"png" if failed else None)])
-        wait_for(lambda: len(self.results) > there, "the commit")
-
-    def close(self) -> None:
-        self.page.live.close()
-        self.http.close()
-        self._server.stop()
-        self.ledger.close()
+from tests.wall import Wall, view
 
 
 @pytest.fixture
@@ -237,7 +177,8 @@ def test_nobody_sees_any_route_before_a_login_and_a_viewer_sees_all_but_the_doct
     try:
         paths = {route.path for route in wall.page.routes()} - {"/static/page.css"}
         paths = {path.format(station="press", result_id="x", name="wall.js") for path in paths}
-        assert paths >= {"/", "/rejects", "/live", "/archive/x.jpg", "/archive/x.heat.png", "/preview/press.jpg"}
+        assert paths >= {"/", "/rejects", "/live", "/preview/press.jpg", "/station/press", "/station/press/now"}
+        assert paths >= {f"/result/x{kind}" for kind in (".jpg", ".heat.png", ".mask.png")}
         for path in paths:
             assert wall.http.get(path).status_code == 401
             asked = wall.http.get(path, headers={"Accept": "text/html"})

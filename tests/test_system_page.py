@@ -12,7 +12,7 @@ from daemon.web.system import duration, size
 from daemon.web.users import hash_password
 from tests.broker import wait_for
 from tests.system.daemon import Line, folder_station
-from tests.test_page import Wall
+from tests.wall import Wall
 
 SECRET = "hunter2-of-the-broker"  # noqa: S105
 

@@ -10,11 +10,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, request_response
 
+from daemon.archive import Archive
 from daemon.commands import Commands
 from daemon.frames import NewestFrames
 from daemon.ledger import Ledger
 from daemon.line import StationView
 from daemon.overview import Told
+from daemon.station import Program
 from daemon.web.access import Access, Endpoint, Visitor
 from daemon.web.headers import StrictHeaders
 from daemon.web.html import Html
@@ -22,6 +24,8 @@ from daemon.web.live import Document, Live, row
 from daemon.web.pictures import thumbnail
 from daemon.web.previews import SIDE, Previews
 from daemon.web.rejects import Rejects
+from daemon.web.result_pictures import ResultPictures
+from daemon.web.station import StationPage
 from daemon.web.system import SystemPage
 
 TREND = 60
@@ -41,9 +45,11 @@ class Page:
         frames: NewestFrames,
         commands: Commands,
         access: Access,
+        program: Callable[[str], Program | None],
         told: Told,
         config_path: Path,
     ) -> None:
+        """program: what a station inspects by, None where there is none of that name."""
         self._views = views
         self._ledger = ledger
         self._frames = frames
@@ -52,6 +58,8 @@ class Page:
         self.previews = Previews()
         self.live = Live(self.previews, self._states)
         self.rejects = Rejects(self._html, commands, lambda: list(self._states()))
+        self.pictures = ResultPictures(self.previews)
+        self.station = StationPage(self._html, self._states, ledger, self.previews, program)
         self.system = SystemPage(self._html, told, config_path)
 
     def routes(self) -> list[Route]:
@@ -59,6 +67,8 @@ class Page:
         shown: dict[str, Endpoint] = {
             "/": self._wall,
             **self.rejects.shown(),
+            **self.station.shown(),
+            **self.pictures.shown(),
             **self.system.shown(),
             "/live": self._live,
             "/preview/{station}.jpg": self._preview,
@@ -67,6 +77,11 @@ class Page:
         # The login form has the style as well.
         style = Route("/static/page.css", StrictHeaders(request_response(lambda _: self._html.file("page.css"))))
         return [style, *(self._access.route(path, show) for path, show in shown.items()), *self.system.routes(self._access)]
+
+    def opened(self, archive: Archive) -> None:
+        """The archive, and the marks on what is in it, are there."""
+        self.pictures.archive = archive
+        self.station.archived = True
 
     def _states(self) -> Mapping[str, Document]:
         return {view.station: _state(view) for view in self._views()}

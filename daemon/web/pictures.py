@@ -21,15 +21,17 @@ _CIVIDIS = cv2.applyColorMap(np.arange(256, dtype=np.uint8).reshape(256, 1), cv2
 Pixels = NDArray[np.uint8]
 
 
-def heat_overlay(pixels: Pixels, anomaly_map: NDArray[np.float32], region: Region | None, threshold: float, most: int) -> Pixels:
+def heat_overlay(
+    frame: tuple[int, ...], anomaly_map: NDArray[np.float32], region: Region | None, threshold: float, most: int
+) -> Pixels:
     """RGBA of the frame's proportions, at most `most` x `most`: anomaly as colour and alpha, transparent where it is 0 or less.
 
-    pixels: H x W, or H x W x 3; anomaly_map: S x S, of the region (None: of the whole frame), what is not a number counts as
+    frame: its height and width; anomaly_map: S x S, of the region (None: of the whole frame), what is not a number counts as
     none; threshold: of one pixel, as the mask has it. Raises ModelError for a threshold that is not over 0.
     """
     if not (np.isfinite(threshold) and threshold > 0):
         raise ModelError(f"heat map: a threshold of {threshold}, expected one over 0")
-    canvas, (left, top), size = _place(pixels, region, most)
+    canvas, (left, top), size = _place(frame, region, most)
     known = np.nan_to_num(anomaly_map.astype(np.float32), nan=0.0, posinf=HOTTEST * threshold, neginf=0.0)
     levels = stretched((known / np.float32(threshold)).clip(0, HOTTEST).astype(np.float32), size)
     heat = np.empty((*levels.shape, 4), np.uint8)
@@ -40,9 +42,9 @@ def heat_overlay(pixels: Pixels, anomaly_map: NDArray[np.float32], region: Regio
     return canvas
 
 
-def mask_outline(pixels: Pixels, mask: Pixels, region: Region | None, most: int) -> Pixels:
+def mask_outline(frame: tuple[int, ...], mask: Pixels, region: Region | None, most: int) -> Pixels:
     """RGBA as `heat_overlay` gives it, of the mask's outline alone. mask: H x W of the region, nonzero = anomalous."""
-    canvas, at, size = _place(pixels, region, most)
+    canvas, at, size = _place(frame, region, most)
     outline(canvas, mask, size, at, ((*DARK[::-1], 255), (*OUTLINE[::-1], 255)))
     return canvas
 
@@ -53,9 +55,9 @@ def thumbnail(pixels: Pixels, most: int) -> bytes:
     return jpeg(small if small.ndim == 2 else coloured(small))
 
 
-def _place(pixels: Pixels, region: Region | None, most: int) -> tuple[Pixels, tuple[int, int], tuple[int, int]]:
+def _place(frame: tuple[int, ...], region: Region | None, most: int) -> tuple[Pixels, tuple[int, int], tuple[int, int]]:
     """An empty overlay of the frame, and the region's place (x, y) and size (width, height) in it."""
-    height, width = pixels.shape[:2]
+    height, width = frame[:2]
     scale = min(1.0, most / max(width, height))
     canvas = np.zeros((max(1, round(height * scale)), max(1, round(width * scale)), 4), np.uint8)
     if region is None:

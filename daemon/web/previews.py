@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from config.schema import Region
 from connectors.contract import ResultOut, Verdict
 from daemon.overlay_picture import fitted
+from daemon.web.layers import Layers
 from daemon.web.pictures import thumbnail
 
 log = logging.getLogger(__name__)
@@ -33,16 +35,21 @@ HELD = 64
 """Parts whose result is not committed yet, of all stations; the oldest is given up."""
 LOOKS_S = 5.0
 """So long after it was last asked for, a station still counts as looked at."""
+CLOSER_S = 12.0
+"""The same of its own page, which shows what the model saw."""
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(eq=False)
 class Preview:
-    """A judged part. pixels: H x W, or H x W x 3 (RGB), small."""
+    """A judged part. pixels: H x W, or H x W x 3 (RGB), small. layers: what the model saw, where somebody looked at that."""
 
     result_id: str
     pixels: Pixels
+    layers: Layers | None = None
+    result: ResultOut | None = None
+    """Once it is committed."""
     jpeg: bytes | None = None
 
 
@@ -59,6 +66,7 @@ class Previews:
         """By station and whether the part does not pass."""
         self._every_s = 1.0 / MOST_HZ
         self._looks_until_s = 0.0
+        self._closer_until_s: dict[str, float] = {}
 
     def look(self, fetchers: int | None = None) -> None:
         """Somebody looks at the page. fetchers: browsers times stations (None: as before)."""
@@ -66,8 +74,21 @@ class Previews:
         if fetchers is not None:
             self._every_s = max(1.0 / MOST_HZ, fetchers / FETCHED_HZ)
 
-    def hold(self, result_id: str, station: str, verdict: Verdict, pixels: Pixels | None) -> None:
-        """Copy a small picture of a part (pixels: the whole frame), where somebody looks and one is due."""
+    def look_closer(self, station: str) -> None:
+        """Somebody looks at this station's own page."""
+        self._closer_until_s[station] = time.monotonic() + CLOSER_S
+
+    def hold(
+        self,
+        result_id: str,
+        station: str,
+        verdict: Verdict,
+        pixels: Pixels | None,
+        anomaly_map: NDArray[np.float32] | None = None,
+        region: Region | None = None,
+    ) -> None:
+        """Copy a small picture of a part (pixels: the whole frame), where somebody looks and one is due; its anomaly map (of the
+        region of interest) as well, where somebody looks at the station's own page."""
         now_s = time.monotonic()
         if pixels is None or now_s > self._looks_until_s:
             return
@@ -79,6 +100,9 @@ class Previews:
                 self._due_s[kind] = now_s + self._every_s
         try:
             preview = Preview(result_id, fitted(pixels, SIDE))
+            if anomaly_map is not None and now_s < self._closer_until_s.get(station, 0.0):
+                # Of its own: a map may be a view of its whole batch.
+                preview.layers = Layers(pixels.shape, anomaly_map.copy(), region)
         except Exception as error:  # must not cost the frame its verdict
             log.warning("station %s: no preview of result %s: %s", station, result_id, error)
             return
@@ -99,6 +123,7 @@ class Previews:
             for result in results:
                 if (preview := self._held.pop(result.result_id, None)) is not None:
                     kept = self._newest.setdefault(result.station, {})
+                    preview.result = result
                     kept[result.result_id] = preview
                     while len(kept) > KEPT:
                         kept.pop(next(iter(kept)))
@@ -113,8 +138,15 @@ class Previews:
     def of(self, station: str, result_id: str | None) -> bytes | None:
         """The JPEG of a part (None: of the one that was judged last while somebody looked); None where there is none."""
         preview = self._find(station, result_id)
-        if preview is None:
-            return None
+        return self.jpeg(preview) if preview is not None else None
+
+    def find(self, result_id: str) -> Preview | None:
+        """A part of any station, None when it is not (or no longer) there."""
+        with self._lock:
+            return next((kept[result_id] for kept in self._newest.values() if result_id in kept), None)
+
+    def jpeg(self, preview: Preview) -> bytes:
+        """Its picture."""
         with self._encoding:  # twenty who look cost one encoding
             if preview.jpeg is None:
                 preview.jpeg = thumbnail(preview.pixels, SIDE)

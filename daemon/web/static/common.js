@@ -24,6 +24,66 @@ async function command(name, request, file) {
   return document_;
 }
 
+// Does the work for what is given, one at a time; of what comes meanwhile only for the newest.
+function newestOnly(work) {
+  let busy = false, next = null;
+  return async (given) => {
+    next = { given };
+    if (busy) return;
+    busy = true;
+    while (next !== null) {
+      const now = next.given;
+      next = null;
+      try { await work(now); } catch { /* a picture that is gone by now leaves the one before it */ }
+    }
+    busy = false;
+  };
+}
+
+// A picture once it is there; rejected where there is none.
+function loaded(src, alt) {
+  const img = new Image();
+  img.alt = alt;
+  return new Promise((resolve, reject) => {
+    img.addEventListener("load", () => resolve(img));
+    img.addEventListener("error", reject);
+    img.src = src;
+  });
+}
+
+// Buttons that mark and promote the archived part that root.dataset.result names. told(result_id, mark): it is marked so now.
+function actOn(root, told = () => {}) {
+  const note = root.querySelector(".note");
+  let held = null; // the part whose promotion was held back
+  const showMark = (result_id, mark) => {
+    told(result_id, mark);
+    if (root.dataset.result !== result_id) return;
+    root.dataset.mark = mark;
+    root.querySelector(".mark").textContent = texts[`marked_${mark}`];
+  };
+  const act = async (work) => {
+    const result_id = root.dataset.result;
+    const say = (text) => { if (root.dataset.result === result_id) note.textContent = text; };
+    const buttons = root.querySelectorAll("button");
+    for (const button of buttons) button.disabled = true;
+    say("");
+    try { await work(result_id, say); } catch (error) { say(error.message); }
+    for (const button of buttons) button.disabled = false;
+  };
+  for (const button of root.querySelectorAll("button[data-mark]")) {
+    button.addEventListener("click", () => act(async (result_id) => {
+      await command("mark", { result_id, verdict: button.dataset.mark });
+      showMark(result_id, button.dataset.mark);
+    }));
+  }
+  root.querySelector("[data-promote]")?.addEventListener("click", () => act(async (result_id, say) => {
+    const { shots: [shot] } = await command("promote", { result_id, force: held === result_id });
+    held = shot.held !== null ? result_id : null;
+    say([held ? texts.held : shot.new ? texts.promoted : texts.known, ...shot.warnings].join(". "));
+    if (!held) showMark(result_id, "good");
+  }));
+}
+
 function lost(yes) {
   document.body.classList.toggle("lost", yes);
   const banner = document.getElementById("lost");

@@ -5,7 +5,9 @@ const tiles = new Map();
 
 for (const tile of document.querySelectorAll(".station")) {
   const rows = JSON.parse(tile.dataset.rows);
-  tiles.set(tile.dataset.station, { tile, rows, loading: false, again: false, picture: null, shown: null });
+  const own = { tile, rows, shown: null };
+  own.picture = pictures(own);
+  tiles.set(tile.dataset.station, own);
   drawTrend(tiles.get(tile.dataset.station));
 }
 
@@ -27,24 +29,16 @@ function drawTrend({ tile, rows }) {
   svg.querySelector("g").replaceChildren(...marks);
 }
 
-function showPicture(own) {
-  if (own.loading) { own.again = true; return; }
-  own.loading = true;
-  own.again = false;
-  const { tile, picture } = own;
-  const img = new Image();
-  img.alt = tile.querySelector("img").alt;
-  const ended = () => { own.loading = false; if (own.again) showPicture(own); };
-  // A picture that is gone by now leaves the one before it, and of which part that was.
-  img.addEventListener("error", ended);
-  img.addEventListener("load", () => {
+// Of a fast line not every part has a picture: say of which one it is.
+function pictures(own) {
+  const { tile } = own;
+  const alt = tile.querySelector("img").alt;
+  return newestOnly(async (row) => {
+    const img = await loaded(`/preview/${encodeURIComponent(row.station)}.jpg?result=${row.result_id}`, alt);
     tile.querySelector("img").replaceWith(img);
-    own.shown = picture;
-    // Of a fast line not every part has a picture: say of which one it is.
-    put(tile, "figcaption", `${texts.pictured} ${texts.verdict[picture.verdict]} ${picture.at}`);
-    ended();
+    own.shown = row;
+    put(tile, "figcaption", `${texts.pictured} ${texts.verdict[row.verdict]} ${row.at}`);
   });
-  img.src = `/preview/${encodeURIComponent(tile.dataset.station)}.jpg?result=${picture.result_id}`;
 }
 
 function showResult(row) {
@@ -61,7 +55,7 @@ function showResult(row) {
   put(tile, "time", row.at);
   tile.querySelector("time").title = row.utc;
   drawTrend(own);
-  if (row.picture) { own.picture = row; showPicture(own); }
+  if (row.picture) own.picture(row);
 }
 
 function showState(state) {
