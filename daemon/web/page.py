@@ -19,6 +19,7 @@ from daemon.web.live import Document, Live, row
 from daemon.web.pictures import thumbnail
 from daemon.web.previews import SIDE, Previews
 from daemon.web.rejects import Rejects
+from daemon.web.teach import TeachPage
 
 TREND = 60
 """Results whose scores a station's trend shows."""
@@ -43,19 +44,22 @@ class Page:
         self.previews = Previews()
         self.live = Live(self.previews, self._states)
         self.rejects = Rejects(self._html, commands, lambda: list(self._states()))
+        self.teach = TeachPage(self._html, commands, frames)
 
     def routes(self) -> list[Route]:
         """Those of the page, each permitted by itself."""
         shown = {
             "/": self._wall,
             **self.rejects.shown(),
+            **self.teach.shown(),
             "/live": self._live,
             "/preview/{station}.jpg": self._preview,
             "/static/{name}": self._file,
         }
         # The login form has the style as well.
         style = Route("/static/page.css", StrictHeaders(request_response(lambda _: self._html.file("page.css"))))
-        return [style, *(self._access.route(path, show) for path, show in shown.items())]
+        engineers = (self._access.route(path, show, "engineer") for path, show in self.teach.shown_to_engineers().items())
+        return [style, *(self._access.route(path, show) for path, show in shown.items()), *engineers]
 
     def _states(self) -> Mapping[str, Document]:
         return {view.station: _state(view) for view in self._views()}
