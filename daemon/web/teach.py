@@ -34,11 +34,12 @@ BAR = 1.5
 
 @dataclass
 class _Build:
-    """What a recipe's last build told. share: 0 to 1. failed: why it failed."""
+    """What a recipe's builds told. share: 0 to 1. failed: why the last one failed. ended: how many have, since the start."""
 
     doing: str | None = None
     share: float = 0.0
     failed: str | None = None
+    ended: int = 0
 
 
 class TeachPage:
@@ -63,15 +64,16 @@ class TeachPage:
         """`on_event`, of which this page hears how builds go on."""
 
         def tell(recipe: str, kind: EventKind, detail: Detail) -> None:
+            ended = self._builds.get(recipe, _Build()).ended
             match kind:
                 case "build_started":
-                    self._builds[recipe] = _Build()
+                    self._builds[recipe] = _Build(ended=ended)
                 case "build_progress":
-                    self._builds[recipe] = _Build(str(detail["doing"]), float(detail["share"] or 0))
+                    self._builds[recipe] = _Build(str(detail["doing"]), float(detail["share"] or 0), ended=ended)
                 case "build_failed":
-                    self._builds[recipe] = _Build(failed=str(detail["reason"]))
+                    self._builds[recipe] = _Build(failed=str(detail["reason"]), ended=ended + 1)
                 case "bank_built" | "threshold_refined":
-                    self._builds.pop(recipe, None)
+                    self._builds[recipe] = _Build(ended=ended + 1)
             on_event(recipe, kind, detail)
 
         return tell
@@ -102,6 +104,7 @@ class TeachPage:
 
     def _recipe(self, request: Request) -> Response:
         name = request.path_params["recipe"]
+        state = self._now(name)  # first: a build that ends meanwhile is heard of afterwards
         try:
             [recipe] = [own for own in self._commands.run("recipe_list", {})["recipes"] if own["recipe"] == name] or [None]
             if recipe is None:
@@ -123,7 +126,7 @@ class TeachPage:
             banks=banks,
             current=next((bank for bank in banks if bank["current"]), None),
             canvases=self._canvases(recipe, shots),
-            state=self._now(name),
+            state=state,
             most_next=MAX_NEXT,
             most_bytes=MAX_PICTURE_BYTES,
             bar=BAR,

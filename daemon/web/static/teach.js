@@ -14,17 +14,28 @@ async function renew() {
   const answer = await fetch(here);
   if (!answer.ok) { location.reload(); return; }
   const made = new DOMParser().parseFromString(await answer.text(), "text/html");
-  for (const id of madeAnew) document.getElementById(id).replaceWith(document.adoptNode(made.getElementById(id)));
+  for (const id of madeAnew) {
+    const there = document.getElementById(id);
+    const focused = there.contains(document.activeElement) ? document.activeElement : null;
+    const own = focused?.closest("[data-shot], [data-bank]");
+    const section = there.closest("section");
+    there.replaceWith(document.adoptNode(made.getElementById(id)));
+    if (focused === null) continue;
+    // Who works by keyboard goes on where they were, else at the section's heading.
+    const [attribute, value] = own?.dataset.shot ? ["data-shot", own.dataset.shot] : ["data-bank", own?.dataset.bank];
+    (section.querySelector(`[${attribute}="${value}"] button`) ?? section.querySelector("h2")).focus();
+  }
 }
+
+let built = false; // since the page was opened
 
 function showBuild() {
   const banner = document.getElementById("build");
-  banner.hidden = !state.building && state.failed === null;
+  banner.hidden = !state.building && state.failed === null && !built;
   banner.querySelector("progress").hidden = !state.building;
   banner.querySelector("progress").value = state.share;
-  put(banner, ".doing", state.building
-    ? `${texts.building}: ${state.doing ?? texts.waiting}, ${Math.round(100 * state.share)} %`
-    : `${texts.failed} ${state.failed}`);
+  if (state.building) put(banner, ".doing", `${texts.building}: ${state.doing ?? texts.waiting}, ${Math.round(100 * state.share)} %`);
+  else put(banner, ".doing", state.failed === null ? texts.built : `${texts.failed} ${state.failed}`);
 }
 
 // Asks until nothing is built, then less often: another may be teaching too.
@@ -37,8 +48,10 @@ async function ask() {
     const before = state;
     state = await answer.json();
     lost(false);
+    const ended = before.ended !== state.ended;
+    built ||= ended;
     showBuild();
-    if (before.building && !state.building) await renew();
+    if (ended || (before.building && !state.building)) await renew();
   } catch { lost(true); }
   clearTimeout(asking);
   asking = setTimeout(ask, state.building ? 1000 : 3000);
@@ -57,7 +70,8 @@ function line(name) {
 
 function tell(item, name, outcome, words) {
   item.dataset.outcome = outcome;
-  item.querySelector("span").textContent = `${name}: ${words}`;
+  // Most refusals name the file already.
+  item.querySelector("span").textContent = words.startsWith(`${name}:`) ? words : `${name}: ${words}`;
 }
 
 function tellShot(item, name, shot) {
