@@ -5,17 +5,22 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
+import numpy as np
 import pytest
 
 from config.schema import HttpConfig
+from daemon.frame import Frame
 from daemon.web.access import Access
 from daemon.web.api import Api
 from daemon.web.app import HttpServer, create_app
 from daemon.web.page import Page
+from daemon.web.users import hash_password
 from tests.broker import wait_for
 from tests.plant import TestPlant, picture
 
