@@ -203,3 +203,19 @@ def test_a_viewer_sees_the_shots_and_finds_nothing_to_press(plant: TestPlant, tm
         assert answer.status_code == 403
     finally:
         teaching.close()
+
+
+def test_a_lone_shot_has_no_score_and_after_a_rollback_the_older_bank_scores(teaching: Teaching) -> None:
+    plant = teaching.plant
+
+    def scores() -> list[float | None]:
+        return [row["score"] for row in plant.run("shots", {"recipe": "disc"})["shots"]]
+
+    plant.teach("disc", 1)
+    assert scores() == [None]
+    plant.teach("disc", 2)
+    of_two = scores()
+    plant.teach("disc", 3)
+    assert all(score is not None for score in scores())
+    plant.run("rollback", {"recipe": "disc"})
+    assert scores() == [*of_two, None]
