@@ -271,12 +271,17 @@ class ForgetAnswer(Payload):
 
 
 class ShotOut(Payload):
-    """A reference shot: SHA-256 of its pixels, its file in the state folder, its size in pixels."""
+    """A reference shot: SHA-256 of its pixels, its file in the state folder, its size in pixels.
+
+    score: what it scores against the bank that judges, made without it; null where that bank does not hold it (yet), and for a
+    lone shot.
+    """
 
     shot: str
     file: str
     width: int
     height: int
+    score: float | None
 
 
 class ShotsAnswer(Payload):

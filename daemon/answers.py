@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from connectors import requests as wire
 from daemon.archive_rows import Archived
 from daemon.banks import BankRow
+from daemon.ledger import Shot
 from daemon.marks import Mark
 from daemon.recipes import RecipeView
 from daemon.teacher import Registered
@@ -43,6 +44,11 @@ def recipe_out(view: RecipeView) -> wire.RecipeOut:
         threshold_stale=view.threshold_stale,
         override=wire.OverrideOut(threshold=override.threshold, factor=override.factor) if override else None,
     )
+
+
+def shot_out(shot: Shot, score: float | None) -> wire.ShotOut:
+    """Of a reference shot. score: left out of the bank that judges."""
+    return wire.ShotOut(shot=shot.shot, file=shot.file, width=shot.width, height=shot.height, score=score)
 
 
 def bank_out(row: BankRow) -> wire.BankOut:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from config.errors import StoreError
 from daemon.ledger import Ledger
 from daemon.shots import At, make_folder, nowhere
-from model.bank import Bank, load_bank
+from model.bank import Bank, load_bank, saved_shots
 from model.calibration import Calibration
 from model.errors import BankError
 from model.labelled import Labelled
@@ -112,6 +112,18 @@ class Banks:
             return (str(row[0]), bool(row[1])) if row else None
 
         return self._ledger.call(read).result()
+
+    def shot_scores(self, recipe: str) -> dict[str, float]:
+        """What each shot of the current bank scores against it without that shot. Empty where words alone judge, or a lone
+        shot, or where the bank cannot be read."""
+        current = next((row for row in self.all(recipe) if row.current), None)
+        if current is None or not current.calibration.shot_scores:
+            return {}
+        try:
+            shots = saved_shots(self._folder(recipe, current.bank))
+        except BankError:
+            return {}  # of words alone; a damaged one is told of when it is loaded
+        return dict(zip(shots, current.calibration.shot_scores, strict=False))
 
     def load(self, recipe: str, bank: str, basis: Basis, fingerprint: dict[str, object], device: object) -> Found | None:
         """The stored bank; None when there is none for that basis and model. A damaged one is told of and removed."""

@@ -146,7 +146,12 @@ def shots(recipe: RecipeOption, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """List a recipe's reference shots."""
     with connect(config) as runner:
         rows = runner.run("shots", {"recipe": recipe})["shots"]
-    _print_table(("shot", "size", "file"), ((row["shot"][:16], f"{row['width']} x {row['height']}", row["file"]) for row in rows))
+    _print_table(("shot", "size", "score", "file"), (_shot_row(row) for row in rows))
+
+
+def _shot_row(row: dict[str, Any]) -> tuple[str, ...]:
+    score = f"{row['score']:.4f}" if row["score"] is not None else "not known"
+    return row["shot"][:16], f"{row['width']} x {row['height']}", score, row["file"]
 
 
 def banks(recipe: RecipeOption, config: ConfigOption = DEFAULT_CONFIG) -> None:

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from config.errors import AprilcamError, ArchiveError, CommandError, StoppingError, StoreError
 from connectors import requests as wire
 from connectors.contract import Payload
-from daemon.answers import bank_out, recipe_out, registered, result_out
+from daemon.answers import bank_out, recipe_out, registered, result_out, shot_out
 from daemon.archive_rows import Archived, Selection
 from daemon.command_parts import Archive, Frames, Parts, Plant
 from daemon.marks import Mark
@@ -251,9 +251,8 @@ class Commands:
 
     def _shots(self, parts: Parts, request: wire.Shots, _: bytes | None) -> wire.ShotsAnswer:
         recipe = self._recipe(request.recipe, request.station)
-        rows = parts.teacher.shots(recipe)
-        shots = tuple(wire.ShotOut(shot=row.shot, file=row.file, width=row.width, height=row.height) for row in rows)
-        return wire.ShotsAnswer(recipe=recipe, shots=shots)
+        rows, scores = parts.teacher.shots(recipe), parts.teacher.shot_scores(recipe)
+        return wire.ShotsAnswer(recipe=recipe, shots=tuple(shot_out(row, scores.get(row.shot)) for row in rows))
 
     def _banks(self, parts: Parts, request: wire.Banks, _: bytes | None) -> wire.BanksAnswer:
         recipe = self._recipe(request.recipe, request.station)

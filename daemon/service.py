@@ -259,6 +259,7 @@ class Service:
         folder, store, announcer = self.config.store.path, self._store, self._announcer
         banks = Banks(folder, self.ledger, announcer.bank_corrupt)
         programs = Programs(store, self._floor.stations, announcer.state, announcer.station_event)
+        told = self._page.teach.told(announcer.recipe_event)
         self._builder = Builder(
             folder,
             shots,
@@ -267,11 +268,12 @@ class Service:
             inspector,
             recipe_of=store.get,
             on_taught=programs.taught,
-            on_event=announcer.recipe_event,
+            on_event=told,
             refine=self.marks.refine,
             in_use=programs.in_use,
             bank_rows=self.config.inference.bank_rows,
         )
+        self._page.teach.open(shots, self._builder.pending)
         self.teacher = Teacher(shots, banks, store.get, self._builder, announcer.recipe_event)
         running = Running(self._builder, programs, detector.fingerprint, announcer.station_event, self._recipe_deleted)
         self._programs = programs

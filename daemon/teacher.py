@@ -102,6 +102,10 @@ class Teacher:
         """In the order in which they were registered."""
         return self._shots.all(recipe)
 
+    def shot_scores(self, recipe: str) -> dict[str, float]:
+        """By shot, see `Banks.shot_scores`."""
+        return self._banks.shot_scores(recipe)
+
     def banks(self, recipe: str) -> list[BankRow]:
         """Those that are kept, newest first."""
         return self._banks.all(recipe)

@@ -191,6 +191,15 @@ def building(
     return Bank(tuple(layers), features.grids, tuple(rows), manifest)
 
 
+def saved_shots(folder: Path) -> tuple[str, ...]:
+    """The shots of a saved bank, in its order; nothing else of it is looked at. Raises BankError when it cannot be read."""
+    path = folder / MANIFEST_FILE
+    try:
+        return tuple(str(shot) for shot in json.loads(path.read_bytes())["manifest"]["shots"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _broken(path, "a bank's manifest", f"{type(error).__name__}: {error}") from error
+
+
 def load_bank(
     folder: Path,
     fingerprint: Mapping[str, Any],

@@ -53,6 +53,7 @@ def test_pictures_are_registered_listed_and_forgotten_on_the_state_folder(aprilc
     listed = aprilcam("shots", *words)
     assert pixel_hash(draw_part(1))[:16] in listed.stdout
     assert "256 x 256" in listed.stdout
+    assert listed.stdout.count("not known") == 2  # no daemon has made a bank of them
     gone = aprilcam("forget", *words, pixel_hash(draw_part(1))[:10])
     assert (gone.returncode, gone.stdout) == (0, f"forgotten: {pixel_hash(draw_part(1))[:16]}\n")
 

@@ -170,14 +170,14 @@ def test_every_answer_carries_the_policy_and_a_foreign_page_gets_none(wall: Wall
         assert wall.http.get(path, headers=foreign).status_code == (200 if path == "/static/page.css" else 403)
 
 
-def test_nobody_sees_any_route_before_a_login_and_a_viewer_sees_all_but_the_doctor(tmp_path: Path) -> None:
+def test_nobody_sees_any_route_before_a_login_and_a_viewer_all_but_two(tmp_path: Path) -> None:
     lines = [f"{name}:{name}:{hash_password('secret of ' + name)}" for name in ("viewer", "engineer")]
     (tmp_path / "users").write_text("\n".join(lines) + "\n")
     wall = Wall(tmp_path / "state", users_file=tmp_path / "users")
     try:
         paths = {route.path for route in wall.page.routes()} - {"/static/page.css"}
-        paths = {path.format(station="press", result_id="x", name="wall.js") for path in paths}
-        assert paths >= {"/", "/rejects", "/live", "/preview/press.jpg", "/station/press", "/station/press/now"}
+        paths = {path.format(station="press", result_id="x", name="wall.js", recipe="gear", shot="x") for path in paths}
+        assert paths >= {"/", "/rejects", "/teach/gear", "/live", "/preview/press.jpg", "/station/press", "/station/press/now"}
         assert paths >= {f"/result/x{kind}" for kind in (".jpg", ".heat.png", ".mask.png")}
         for path in paths:
             assert wall.http.get(path).status_code == 401
@@ -187,8 +187,8 @@ def test_nobody_sees_any_route_before_a_login_and_a_viewer_sees_all_but_the_doct
             wall.http.cookies.clear()
             assert wall.http.post("/login", data={"name": name, "password": f"secret of {name}"}).status_code == 303
             for path in paths - {"/live"}:
-                hidden = name == "viewer" and path == "/system/doctor"
-                assert wall.http.get(path).status_code in ((403,) if hidden else (200, 404, 503))
+                forbidden = name == "viewer" and path in ("/system/doctor", "/held/gear/x")
+                assert wall.http.get(path).status_code in ((403,) if forbidden else (200, 404, 503)), path
     finally:
         wall.close()
 

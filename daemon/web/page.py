@@ -27,6 +27,7 @@ from daemon.web.rejects import Rejects
 from daemon.web.result_pictures import ResultPictures
 from daemon.web.station import StationPage
 from daemon.web.system import SystemPage
+from daemon.web.teach import TeachPage
 
 TREND = 60
 """Results whose scores a station's trend shows."""
@@ -61,6 +62,7 @@ class Page:
         self.pictures = ResultPictures(self.previews)
         self.station = StationPage(self._html, self._states, ledger, self.previews, program)
         self.system = SystemPage(self._html, told, config_path)
+        self.teach = TeachPage(self._html, commands, frames)
 
     def routes(self) -> list[Route]:
         """Those of the page, each permitted by itself."""
@@ -70,13 +72,16 @@ class Page:
             **self.station.shown(),
             **self.pictures.shown(),
             **self.system.shown(),
+            **self.teach.shown(),
             "/live": self._live,
             "/preview/{station}.jpg": self._preview,
             "/static/{name}": self._file,
         }
         # The login form has the style as well.
         style = Route("/static/page.css", StrictHeaders(request_response(lambda _: self._html.file("page.css"))))
-        return [style, *(self._access.route(path, show) for path, show in shown.items()), *self.system.routes(self._access)]
+        engineers = (self._access.route(path, show, "engineer") for path, show in self.teach.shown_to_engineers().items())
+        viewers = (self._access.route(path, show) for path, show in shown.items())
+        return [style, *viewers, *engineers, *self.system.routes(self._access)]
 
     def opened(self, archive: Archive) -> None:
         """The archive, and the marks on what is in it, are there."""

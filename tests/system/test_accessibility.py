@@ -11,7 +11,16 @@ from tests.browser import GONE_BY_NOW, SIZES, window
 from tests.parts import write_parts
 from tests.system.daemon import Line, folder_station
 
-PAGES = ("/", "/station/good", "/station/scratched", "/station/dark", "/station/gone", "/system", "/rejects", "/rejects?verdict=unknown", "/rejects?until=2020-01-01T00:00")
+PAGES = (
+    "/",
+    *(f"/station/{name}" for name in ("good", "scratched", "dark", "gone")),
+    "/rejects",
+    "/rejects?verdict=unknown",
+    "/rejects?until=2020-01-01T00:00",
+    "/teach",
+    "/teach/disc",
+    "/system",
+)
 """All that an engineer is shown, who has all the buttons; a page that is added belongs here."""
 VERDICTS = {"good": "pass", "scratched": "fail", "dark": "unknown"}
 
