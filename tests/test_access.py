@@ -5,6 +5,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,10 +45,17 @@ class Server:
     def __init__(self, plant: TestPlant, **config: Any) -> None:
         settings = HttpConfig(port=0, **config)
         self.clock = Clock()
+        self.free = threading.Event()
+        """/wait waits for it."""
+        self.free.set()
         access = Access(settings, Path("x.toml"), self.clock)
 
         def show(request: Request) -> Response:
             return PlainTextResponse(request.state.visitor.csrf)
+
+        def wait(_: Request) -> Response:
+            self.free.wait(20)
+            return PlainTextResponse("done")
 
         def change(request: Request) -> Response:
             return PlainTextResponse(request.state.form.get("what", "changed"))
@@ -56,6 +64,7 @@ class Server:
             Api(plant.commands, access, dict).mount(),
             *access.routes(),
             access.route("/look", show),
+            access.route("/wait", wait),
             access.route("/change", change, role="engineer", methods=["POST"]),
         ]
         self.app = create_app(lambda: b"", lambda: (True, {}), lambda: (True, {}), beside)
@@ -133,7 +142,7 @@ def requests_of(routes: list[BaseRoute], prefix: str = "") -> Iterator[tuple[str
 def test_every_route_as_every_role(serve: Open, users_file: Path) -> None:
     server = serve(users_file=users_file)
     everyone = {"/metrics", "/healthz", "/readyz", "/login"}
-    looks = {"/look"}
+    looks = {"/look", "/wait"}
     walked = 0
     visitors = {"nobody": server.client(), "viewer": server.logged_in("vera"), "engineer": server.logged_in("emil")}
     tokens = {who: client.get("/look").text for who, client in visitors.items() if who != "nobody"}
@@ -156,6 +165,19 @@ def test_every_route_as_every_role(serve: Open, users_file: Path) -> None:
                     expected = who != "engineer" or (method != "GET" and not right)
                 assert refused == expected, (who, right, method, path, status)
     assert walked >= 18
+
+
+def test_however_many_wait_for_a_page_probes_are_answered(serve: Open) -> None:
+    server = serve()
+    server.free.clear()
+    many = 60  # more than the server has threads for all
+    with ThreadPoolExecutor(many) as pool:
+        waiting = [pool.submit(server.client().get, "/wait") for _ in range(many)]
+        time.sleep(0.5)
+        assert server.client().get("/healthz", timeout=5).status_code == 200
+        assert not any(one.done() for one in waiting)
+        server.free.set()
+        assert [one.result().text for one in waiting] == ["done"] * many
 
 
 def test_login_gives_a_strict_cookie_and_logout_ends_it(serve: Open, users_file: Path) -> None:

@@ -19,6 +19,7 @@ from daemon.ledger import Entry, Record
 from daemon.marks import Marks
 from daemon.station import Program, Taught
 from daemon.threshold import ThresholdOverride
+from daemon.web import station
 from daemon.web.previews import SIDE
 from daemon.web.result_pictures import KEPT_BYTES
 from daemon.web.users import hash_password
@@ -49,7 +50,7 @@ class Line:
         return self.wall.results[-1]
 
     def now(self, station: str = "press") -> dict[str, Any]:
-        told: dict[str, Any] = self.wall.http.get(f"/station/{station}/now").json()
+        told: dict[str, Any] = self.wall.http.get(f"/station/{station}/now?fresh").json()
         return told
 
     def close(self) -> None:
@@ -112,6 +113,19 @@ def test_a_station_that_is_not_there_says_so_and_one_that_starts_is_waited_for(l
     assert answer.status_code == 503
     assert "The daemon is starting." in answer.text
     assert "/static/station_gone.js" in answer.text
+
+
+def test_who_asks_a_moment_later_is_told_the_same_and_who_has_changed_something_what_is_new(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(station, "KEPT_S", 60.0)  # however slow this machine is just now
+
+    def count(query: str) -> int:
+        return len(line.wall.http.get(f"/station/press/now{query}").json()["rows"])
+
+    assert count("") == 0
+    line.commit(a_result("pass"))
+    assert (count(""), count("?fresh"), count("")) == (0, 1, 1)
 
 
 def test_the_wall_leads_to_the_station(line: Line) -> None:

@@ -37,6 +37,8 @@ FORM_BYTES = 64 << 10
 FORM_S = 10.0
 WAITING = 8
 """Logins whose password is being hashed or waits for it. One is hashed at a time: the cores belong to the inspection."""
+THREADS = 4
+"""For all who look at pages, so that however many look, /metrics and /healthz have theirs."""
 SAFE = ("GET", "HEAD")
 Endpoint = Callable[[Request], Response | Awaitable[Response]]
 
@@ -67,6 +69,7 @@ class Access:
         self._nobody = hash_password(secrets.token_urlsafe(32)) if self._users is not None else None
         self._waiting = 0
         self._limiter: CapacityLimiter | None = None
+        self._threads: CapacityLimiter | None = None
 
     # what others ask
 
@@ -105,7 +108,7 @@ class Access:
 
         The endpoint finds the Visitor as `request.state.visitor`. Other methods than GET must carry the CSRF token: as header, or
         as the field `csrf` of a urlencoded form of 64 KiB at most, whose fields are then `request.state.form` (a dict of str).
-        A plain function is run on a thread."""
+        A plain function is run on one of THREADS threads."""
 
         async def answer(request: Request) -> Response:
             visitor = self.viewer(request)
@@ -126,7 +129,13 @@ class Access:
                     given = given or form.get(CSRF_FIELD)
                 if not _same(given or "", visitor.csrf):
                     return _told("stale", 403)
-            made = endpoint(request) if inspect.iscoroutinefunction(endpoint) else await to_thread.run_sync(endpoint, request)
+            made: Response | Awaitable[Response]
+            if inspect.iscoroutinefunction(endpoint):
+                made = endpoint(request)
+            else:
+                if self._threads is None:
+                    self._threads = CapacityLimiter(THREADS)  # belongs to the server's event loop
+                made = await to_thread.run_sync(endpoint, request, limiter=self._threads)
             return await made if isinstance(made, Awaitable) else made
 
         return Route(path, StrictHeaders(request_response(answer)), methods=list(methods))

@@ -2,6 +2,8 @@
 
 import json
 import math
+import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
@@ -21,6 +23,8 @@ FILM = 100
 """Newest results that are shown one by one, and whose latency is."""
 SCORES = 500
 """Newest results whose scores are shown, where the present recipe judged them."""
+KEPT_S = 1.0
+"""What is read from the ledger for one who looks serves all who look so soon after."""
 # TEXT, as SQLite takes a BLOB for its own binary form.
 _FILM = """
 SELECT results.station, sequence, results.result_id, results.recipe, results.verdict, results.reason, results.score,
@@ -55,6 +59,8 @@ class StationPage:
         self._program = program
         self.archived = False
         """The ledger has the archive's tables."""
+        self._read_lock = threading.Lock()
+        self._read: dict[str, tuple[float, Document]] = {}
 
     def shown(self) -> Mapping[str, Endpoint]:
         """What a viewer may see, by path."""
@@ -66,19 +72,37 @@ class StationPage:
             answer = self._html.page(request, "station_gone.html", station=name, starting=not states)
             answer.status_code = 503 if not states else 404
             return answer
-        return self._html.page(request, "station.html", station=name, now=self._document(name, states[name]))
+        return self._html.page(request, "station.html", station=name, now=self._document(name, states[name], fresh=True))
 
     def _now(self, request: Request) -> Response:
-        """What the page asks for again and again, beside the events: it tells what those of one moment cannot."""
+        """What the page asks for again and again, beside the events: it tells what those of one moment cannot. ?fresh: for who
+        has just changed something."""
         name = request.path_params["station"]
         state = self._states().get(name)
         if state is None:
             return PlainTextResponse("no such station\n", status_code=404)
-        return JSONResponse(self._document(name, state))
+        return JSONResponse(self._document(name, state, fresh="fresh" in request.query_params))
 
-    def _document(self, name: str, state: Document) -> Document:
+    def _document(self, name: str, state: Document, *, fresh: bool) -> Document:
         self._previews.look()
         self._previews.look_closer(name)
+        with self._read_lock:
+            at_s, read = self._read.get(name, (-math.inf, {}))
+            if fresh or time.monotonic() - at_s > KEPT_S:
+                read = self._results(name)
+                self._read[name] = time.monotonic(), read
+        # Scores by another recipe's bank say nothing about this one's threshold.
+        scores = [score for score, recipe in read["scored"] if recipe == state["recipe"] and score is not None]
+        return {
+            "state": state,
+            "rows": read["rows"],
+            "scores": scores,
+            "calibration": self._calibration(name),
+            "latency": read["latency"],
+            "most": {"rows": FILM, "scores": SCORES},
+        }
+
+    def _results(self, name: str) -> Document:
         with closing(self._ledger.reader()) as reader:
             told = reader.execute(_WITH_ARCHIVE if self.archived else _PLAIN, (name, FILM)).fetchall()
             scored = reader.execute(_SCORES, (name, SCORES)).fetchall()
@@ -87,15 +111,7 @@ class StationPage:
             own = row(*(*shown, datetime.fromtimestamp(created_ns / 1e9, UTC)))
             rows.append({**own, "archived": archived is not None, "mark": mark or "none"})
             times_ms.append(round(1e3 * ProcessingTimes(**json.loads(times)).total_s, 2))
-        return {
-            "state": state,
-            "rows": rows,
-            # Scores by another recipe's bank say nothing about this one's threshold.
-            "scores": [score for score, recipe in scored if recipe == state["recipe"] and score is not None],
-            "calibration": self._calibration(name),
-            "latency": _latency(times_ms),
-            "most": {"rows": FILM, "scores": SCORES},
-        }
+        return {"rows": rows, "scored": scored, "latency": _latency(times_ms)}
 
     def _calibration(self, name: str) -> Document | None:
         program = self._program(name)

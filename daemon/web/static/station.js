@@ -205,7 +205,7 @@ if (acts) {
       plan(null);
       note.textContent = `${texts.done}: ${figure(threshold)}`;
     } catch (error) { note.textContent = error.message; }
-    await refresh();
+    await refresh(true);
   };
   at("new-threshold").addEventListener("input", ({ target }) => {
     const value = target.valueAsNumber;
@@ -218,6 +218,7 @@ if (acts) {
     const row = now.rows.find((own) => own.result_id === result_id);
     if (row !== undefined) row.mark = mark;
     if (held?.result_id === result_id) held.mark = mark;
+    refresh(true);
   });
 }
 
@@ -272,8 +273,8 @@ function showResult(row) {
   if (row.verdict !== "pass") soon ??= setTimeout(() => { soon = null; refresh(); }, soonMs);
 }
 
-const refresh = newestOnly(async () => {
-  const answer = await fetch(`/station/${encodeURIComponent(name)}/now`);
+const refresh = newestOnly(async (fresh) => {
+  const answer = await fetch(`/station/${encodeURIComponent(name)}/now${fresh ? "?fresh" : ""}`);
   if (!answer.ok) return;
   const next = await answer.json();
   const before = new Map(now.rows.map((row) => [row.result_id, row]));
