@@ -32,7 +32,7 @@ node-red-picture: .venv/installed
 
 page-pictures: .venv/installed
 	@demo/debian-packages mosquitto chromium
-	@$(bin)/python -m tests.page_pictures docs
+	@APRILCAM_PAGE_PICTURES=docs $(bin)/python -m pytest -q tests/system/test_page_stories.py
 
 grafana-pictures: .venv/installed
 	@demo/debian-packages prometheus

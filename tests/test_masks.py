@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from config.schema import ArchiveConfig, RecipeConfig, Region
+from config.schema import ArchiveConfig, Region
 from daemon.archive import Archive
 from daemon.ledger import Ledger
 from daemon.station import Taught
@@ -112,8 +113,8 @@ def test_a_pass_has_no_mask(taught: Taught, form: str) -> None:
 
 
 def test_a_mask_has_the_size_of_the_region_of_interest(taught: Taught) -> None:
-    recipe = RecipeConfig(name="disc", object="disc", region=Region(x=10, y=20, width=200, height=120))
-    with bench(taught, mask="rle", recipe=recipe) as own:
+    region = Region(x=10, y=20, width=200, height=120)
+    with bench(replace(taught, region=region), mask="rle") as own:
         told = json.loads(own.judge(defect_map()).document)["mask"]
     assert (told["width"], told["height"], told["rle"]["size"]) == (200, 120, [120, 200])
     assert np.array_equal(from_rle(**told["rle"]), truth(200, 120))

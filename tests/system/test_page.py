@@ -61,49 +61,6 @@ def test_a_part_fails_on_the_wall_and_a_lost_daemon_is_told_until_it_is_back(
         wait_for(lambda: len(page.evaluate(ROWS)) > len(seen), "results after it", 30)
 
 
-def test_a_rejected_part_is_marked_good_and_promoted_on_the_page(tmp_path: Path, lines: list[Line], chromium: Browser) -> None:
-    write_parts(tmp_path / "parts", range(2))
-    write_parts(tmp_path / "parts", range(1), scratched=True, start=2)
-    line = Line(tmp_path, folder_station("press", tmp_path / "parts", "loop = false"))
-    lines.append(line)
-    line.daemon.start()
-    line.wait_results("press", 3)
-
-    def marks() -> list[str | None]:
-        return [own["mark"] for own in json.loads(line.daemon.get("/api/results?verdict=fail")[1])["results"]]
-
-    def shots() -> int:
-        return len(json.loads(line.daemon.get("/api/recipes/disc/shots")[1])["shots"])
-
-    wait_for(lambda: marks() == [None], "the archive")
-    with window(chromium, line.daemon.home, expected=[r"409 .*/api/commands/promote"]) as page:
-        page.goto("/rejects")
-        expect_picture(page, ".part img")
-        part = page.locator(".part")
-        for query, shown in (("since=2020-01-01T00:00&recipe=disc&station=press", 1), ("until=2020-01-01T00:00", 0), ("", 1)):
-            page.goto(f"/rejects?{query}")
-            assert part.count() == shown
-        page.get_by_label("heat map").check()
-        expect_picture(page, ".part .heat")
-        expect(part.locator(".heat")).to_be_visible()
-        mark, note = part.locator(".mark"), part.locator(".note")
-        good, bad, promote = (part.get_by_role("button", name=name) for name in ("Mark good", "Mark bad", "Promote"))
-        bad.click()
-        expect(mark).to_have_text("marked bad")
-        assert marks() == ["bad"]
-        promote.click()
-        expect(note).to_contain_text("marked bad")
-        good.click()
-        expect(mark).to_have_text("marked good")
-        assert marks() == ["good"]
-        promote.click()
-        expect(note).to_have_text(re.compile("^Held back"))  # a scratch is far over the threshold
-        before = shots()
-        promote.click()
-        expect(note).to_have_text(re.compile("^It is a reference shot"))
-        assert shots() == before + 1
-
-
 def test_people_log_in_a_viewer_only_looks_and_an_engineer_marks(tmp_path: Path, lines: list[Line], chromium: Browser) -> None:
     write_parts(tmp_path / "parts", range(1), scratched=True)
     line = Line(tmp_path, folder_station("press", tmp_path / "parts", "loop = false"))

@@ -151,6 +151,7 @@ def every_command(bench: Bench, recipe: str) -> None:
     bench.do("rollback")
     bench.do("forget", {"shot": shot["shot"]})
     bench.do("threshold_set", {"factor": 1.1})
+    bench.do("region_set")
     bench.do("recipe_create", {"recipe": recipe, "object": "disc"})
     bench.do("recipe_copy", {"recipe": "disc", "to": f"{recipe}-copy"})
     file = bench.do("recipe_export", {"recipe": "disc"})["file"]
