@@ -17,10 +17,9 @@ import pytest
 
 from daemon.web.live import MOST_VIEWERS
 from daemon.web.previews import FETCHED_HZ, SIDE, Previews
-from daemon.web.users import hash_password
 from tests.broker import wait_for
 from tests.parts import draw_part
-from tests.wall import Wall, view
+from tests.wall import Wall, view, write_users
 
 
 @pytest.fixture
@@ -171,9 +170,7 @@ def test_every_answer_carries_the_policy_and_a_foreign_page_gets_none(wall: Wall
 
 
 def test_nobody_sees_any_route_before_a_login_and_a_viewer_all_but_two(tmp_path: Path) -> None:
-    lines = [f"{name}:{name}:{hash_password('secret of ' + name)}" for name in ("viewer", "engineer")]
-    (tmp_path / "users").write_text("\n".join(lines) + "\n")
-    wall = Wall(tmp_path / "state", users_file=tmp_path / "users")
+    wall = Wall(tmp_path / "state", users_file=write_users(tmp_path))
     try:
         paths = {route.path for route in wall.page.routes()} - {"/static/page.css"}
         paths = {path.format(station="press", result_id="x", name="wall.js", recipe="gear", shot="x") for path in paths}
@@ -184,8 +181,7 @@ def test_nobody_sees_any_route_before_a_login_and_a_viewer_all_but_two(tmp_path:
             asked = wall.http.get(path, headers={"Accept": "text/html"})
             assert (asked.status_code, asked.headers["location"]) == (303, "/login")
         for name in ("viewer", "engineer"):
-            wall.http.cookies.clear()
-            assert wall.http.post("/login", data={"name": name, "password": f"secret of {name}"}).status_code == 303
+            wall.log_in(name)
             for path in paths - {"/live"}:
                 forbidden = name == "viewer" and path in ("/system/doctor", "/held/gear/x")
                 assert wall.http.get(path).status_code in ((403,) if forbidden else (200, 404, 503)), path

@@ -22,10 +22,9 @@ from daemon.threshold import ThresholdOverride
 from daemon.web import station
 from daemon.web.previews import SIDE
 from daemon.web.result_pictures import KEPT_BYTES
-from daemon.web.users import hash_password
 from tests.archived import Kept, a_result, picture
 from tests.broker import wait_for
-from tests.wall import Wall
+from tests.wall import Wall, write_users
 
 
 class Line:
@@ -253,13 +252,10 @@ def test_before_the_archive_is_there_pictures_say_that_the_daemon_starts(tmp_pat
 
 
 def test_a_viewer_sees_no_buttons_that_change_something(tmp_path: Path) -> None:
-    lines = [f"{name}:{name}:{hash_password('secret of ' + name)}" for name in ("viewer", "engineer")]
-    (tmp_path / "users").write_text("\n".join(lines) + "\n")
-    wall = Wall(tmp_path / "state", users_file=tmp_path / "users")
+    wall = Wall(tmp_path / "state", users_file=write_users(tmp_path))
     try:
         for name in ("viewer", "engineer"):
-            wall.http.cookies.clear()
-            wall.http.post("/login", data={"name": name, "password": f"secret of {name}"})
+            wall.log_in(name)
             html = wall.http.get("/station/press").text
             there = [mark in html for mark in ('id="acts"', 'id="set-threshold"', 'role="slider"', 'data-acts="yes"')]
             assert there == [name == "engineer"] * 4

@@ -9,10 +9,9 @@ import pytest
 from daemon.overview import Overview, Part, Trouble
 from daemon.web.examiner import Examiner
 from daemon.web.system import duration, size
-from daemon.web.users import hash_password
 from tests.broker import wait_for
 from tests.system.daemon import Line, folder_station
-from tests.wall import Wall
+from tests.wall import Wall, write_users
 
 SECRET = "hunter2-of-the-broker"  # noqa: S105
 
@@ -74,9 +73,7 @@ def test_a_real_daemon_shows_its_parts_what_is_wrong_and_no_secret_and_has_itsel
 
 
 def test_a_viewer_sees_the_page_without_files_of_secrets_and_has_nothing_examined(tmp_path: Path) -> None:
-    lines = [f"{name}:{name}:{hash_password('secret of ' + name)}" for name in ("viewer", "engineer")]
-    (tmp_path / "users").write_text("\n".join(lines) + "\n")
-    wall = Wall(tmp_path / "state", users_file=tmp_path / "users")
+    wall = Wall(tmp_path / "state", users_file=write_users(tmp_path))
     told = Overview(
         (Trouble("warn", "every user can read /etc/key", files=True), Trouble("fail", "<b>: lost", "mend_camera")),
         (Part("cameras", {"camera": "c", "frames": 3, "rate_hz": None}, "<b>oven"),),
@@ -86,7 +83,7 @@ def test_a_viewer_sees_the_page_without_files_of_secrets_and_has_nothing_examine
         for name, may in (("viewer", False), ("engineer", True)):
             wall.http.cookies.clear()
             assert wall.http.get("/system").status_code == 401
-            assert wall.http.post("/login", data={"name": name, "password": f"secret of {name}"}).status_code == 303
+            wall.log_in(name)
             html = wall.http.get("/system").text
             assert facts(html, "cameras") == {"camera": "c", "frames": "3"}
             assert "&lt;b&gt;: lost" in html

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import httpx
 import numpy as np
 import pytest
 
@@ -19,38 +18,21 @@ from daemon.frame import Frame
 from daemon.overview import Overview
 from daemon.web.access import Access
 from daemon.web.api import Api
-from daemon.web.app import HttpServer, create_app
 from daemon.web.page import Page
-from daemon.web.users import hash_password
-from tests.broker import wait_for
 from tests.plant import TestPlant, picture
+from tests.wall import Serving, write_users
 
 
-class Teaching:
-    """The page and the API of a plant on a free port."""
+class Teaching(Serving):
+    """The page and the API of a plant."""
 
     def __init__(self, plant: TestPlant, folder: Path, **http: Any) -> None:
         config = HttpConfig(port=0, **http)
         access = Access(config, folder / "x.toml")
         self.plant = plant
-        self.page = Page(list, plant.ledger, plant.frames, plant.commands, access, lambda _: None, Overview, folder / "x.toml")
-        self.page.teach.open(plant.shots, plant.builder.pending)
-        routes = [Api(plant.commands, access, dict).mount(), *access.routes(), *self.page.routes()]
-        self._server = HttpServer(config, create_app(lambda: b"", lambda: (True, {}), lambda: (True, {}), routes))
-        self._server.start()
-        self.http = httpx.Client(base_url=self._server.url, trust_env=False, timeout=20)
-        wait_for(self._serves, "the server")
-
-    def _serves(self) -> bool:
-        try:
-            return self.http.get("/healthz").status_code == 200
-        except httpx.ConnectError:
-            return False
-
-    def close(self) -> None:
-        self.page.live.close()
-        self.http.close()
-        self._server.stop()
+        page = Page(list, plant.ledger, plant.frames, plant.commands, access, lambda _: None, Overview, folder / "x.toml")
+        page.teach.open(plant.shots, plant.builder.pending)
+        super().__init__(page, access, config, Api(plant.commands, access, dict).mount())
 
 
 @pytest.fixture
@@ -190,11 +172,10 @@ def test_the_picture_to_draw_on_tells_its_true_size(teaching: Teaching) -> None:
 
 
 def test_a_viewer_sees_the_shots_and_finds_nothing_to_press(plant: TestPlant, tmp_path: Path) -> None:
-    (tmp_path / "users").write_text(f"v:viewer:{hash_password('secret of v')}\n")
     plant.teach("disc", 1, 2)
-    teaching = Teaching(plant, tmp_path, users_file=tmp_path / "users")
+    teaching = Teaching(plant, tmp_path, users_file=write_users(tmp_path))
     try:
-        assert teaching.http.post("/login", data={"name": "v", "password": "secret of v"}).status_code == 303
+        teaching.log_in("viewer")
         html = teaching.http.get("/teach/disc").text
         assert len(shots_of(html)) == 2
         assert "data-forget" not in html

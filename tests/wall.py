@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from starlette.routing import BaseRoute
 
 from config.schema import HttpConfig
 from connectors.contract import ResultOut
@@ -17,6 +18,7 @@ from daemon.station import Program
 from daemon.web.access import Access
 from daemon.web.app import HttpServer, create_app
 from daemon.web.page import Page
+from daemon.web.users import hash_password
 from tests.broker import wait_for
 from tests.records import entry
 
@@ -29,22 +31,19 @@ def view(station: str, **changed: Any) -> StationView:
     return StationView(station=station, **(told | changed))
 
 
-class Wall:
-    """A page of two stations on a free port."""
+def write_users(folder: Path) -> Path:
+    """A users file with a viewer and an engineer, each named so."""
+    lines = [f"{name}:{name}:{hash_password('secret of ' + name)}" for name in ("viewer", "engineer")]
+    (folder / "users").write_text("\n".join(lines) + "\n")
+    return folder / "users"
 
-    def __init__(self, folder: Path, **http: Any) -> None:
-        self.views = [view("press"), view("<b>oven", state="Preoperational", reason="camera lost")]
-        self.programs: dict[str, Program] = {}
-        self.results: list[ResultOut] = []
-        self.ledger = Ledger(folder, self._committed)
-        config = HttpConfig(port=0, **http)
-        access = Access(config, folder / "x.toml")
-        frames = NewestFrames()
-        commands = Commands(RecipeStore(folder, self.ledger, [], {}), frames, lambda *_: None)
-        self.page = Page(
-            lambda: self.views, self.ledger, frames, commands, access, self.programs.get, Overview, folder / "x.toml"
-        )
-        routes = [*access.routes(), *self.page.routes()]
+
+class Serving:
+    """A page on a free port of the loopback, and a client."""
+
+    def __init__(self, page: Page, access: Access, config: HttpConfig, *beside: BaseRoute) -> None:
+        self.page = page
+        routes = [*beside, *access.routes(), *page.routes()]
         self._server = HttpServer(config, create_app(lambda: b"", lambda: (True, {}), lambda: (True, {}), routes))
         self._server.start()
         self.http = httpx.Client(base_url=self._server.url, trust_env=False, timeout=20)
@@ -55,6 +54,33 @@ class Wall:
             return self.http.get("/healthz").status_code == 200
         except httpx.ConnectError:
             return False
+
+    def log_in(self, name: str) -> None:
+        """As somebody of `write_users`, who may be told apart by the name alone."""
+        self.http.cookies.clear()
+        answer = self.http.post("/login", data={"name": name, "password": f"secret of {name}"})
+        assert answer.status_code == 303
+
+    def close(self) -> None:
+        self.page.live.close()
+        self.http.close()
+        self._server.stop()
+
+
+class Wall(Serving):
+    """A page of two stations."""
+
+    def __init__(self, folder: Path, **http: Any) -> None:
+        self.views = [view("press"), view("<b>oven", state="Preoperational", reason="camera lost")]
+        self.programs: dict[str, Program] = {}
+        self.results: list[ResultOut] = []
+        self.ledger = Ledger(folder, self._committed)
+        config = HttpConfig(port=0, **http)
+        access = Access(config, folder / "x.toml")
+        frames = NewestFrames()
+        commands = Commands(RecipeStore(folder, self.ledger, [], {}), frames, lambda *_: None)
+        page = Page(lambda: self.views, self.ledger, frames, commands, access, self.programs.get, Overview, folder / "x.toml")
+        super().__init__(page, access, config)
 
     def _committed(self, results: list[ResultOut]) -> None:
         self.page.live.committed(results)
@@ -67,7 +93,5 @@ class Wall:
         wait_for(lambda: len(self.results) > there, "the commit")
 
     def close(self) -> None:
-        self.page.live.close()
-        self.http.close()
-        self._server.stop()
+        super().close()
         self.ledger.close()
