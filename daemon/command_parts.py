@@ -29,6 +29,9 @@ class Plant(Protocol):
 class Frames(Protocol):
     """Where frames of a station come from: `daemon.frames.NewestFrames`."""
 
+    def size(self, station: str) -> tuple[int, int] | None:
+        """(width, height) of the newest frame, None before the first."""
+
     def last(self, station: str) -> Pixels | None:
         """The newest frame, None before the first."""
 

@@ -315,9 +315,8 @@ class Commands:
     def _region_set(self, parts: Parts, request: wire.RegionSet, _: bytes | None) -> wire.RecipeAnswer:
         recipe, sizes = self._recipe(request.recipe, request.station), {}
         for station in [name for name, own in self._plant.stations().items() if own == recipe]:
-            frame = self._frames.last(station) if self._frames is not None else None
-            if frame is not None:
-                sizes[station] = (frame.shape[1], frame.shape[0])
+            if self._frames is not None and (size := self._frames.size(station)) is not None:
+                sizes[station] = size
         return wire.RecipeAnswer(recipe=recipe, build=parts.recipes.set_region(recipe, request.region, sizes))
 
     def _trigger(self, parts: Parts, request: wire.Trigger, _: bytes | None) -> wire.TriggerAnswer:

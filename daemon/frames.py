@@ -58,6 +58,12 @@ class NewestFrames:
             pixels = self._newest.get(station)
         return None if pixels is None else pixels.copy()
 
+    def size(self, station: str) -> tuple[int, int] | None:
+        """(width, height) of the newest frame, None before the first."""
+        with self._came:
+            pixels = self._newest.get(station)
+        return None if pixels is None else (pixels.shape[1], pixels.shape[0])
+
     def next(self, station: str, timeout_s: float) -> Pixels | None:
         """A copy of the first frame to arrive from now on; None when none came in time or everything is being stopped."""
         deadline_s = time.monotonic() + timeout_s

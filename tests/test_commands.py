@@ -5,32 +5,26 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from config.errors import CommandError
 from connectors.requests import ANSWERS, MAX_PICTURE_BYTES, REQUESTS, schema_files
 from daemon.command_parts import Parts
-from daemon.frame import Frame
 from daemon.frames import NewestFrames
 from daemon.payload import MAX_BYTES, parse_request
 from daemon.shots import pixel_hash
 from daemon.station import Taught
 from tests.broker import wait_for
+from tests.frames import frame
 from tests.parts import draw_part
 from tests.plant import TestPlant, picture
 
 DOCS = Path(__file__).parent.parent / "docs" / "mqtt"
-
-
-def frame(pixels: NDArray[np.uint8] | None, fault: str | None = None) -> Frame:
-    return Frame("cam", 1, 1, "host", "free_run", datetime.now(UTC), time.monotonic(), 0.0, pixels, fault, True)
 
 
 def refusal(plant: TestPlant, name: str, request: dict[str, Any], attachment: bytes | None = None) -> tuple[str, str]:

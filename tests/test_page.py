@@ -6,6 +6,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ import cv2
 import httpx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from daemon.web import page
 from daemon.web.live import MOST_VIEWERS
+from daemon.web.pictures import thumbnail
 from daemon.web.previews import FETCHED_HZ, SIDE, Previews
 from tests.broker import wait_for
+from tests.frames import frame
 from tests.parts import draw_part
 from tests.wall import Wall, view, write_users
 
@@ -147,6 +152,36 @@ def test_pictures_are_copied_only_while_somebody_looks_and_a_reject_whatever_pas
     # Each is to be had by the part it is of: a picture never goes with another part's verdict.
     assert wall.http.get("/preview/press.jpg?result=b").status_code == 200
     assert wall.http.get("/preview/press.jpg?result=a").status_code == 404
+
+
+def test_however_many_want_a_picture_one_is_drawn_for_all_and_probes_are_answered(
+    wall: Wall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, go_on = [], threading.Event()
+
+    def slowly(pixels: NDArray[np.uint8], most: int) -> bytes:
+        drawn.append(most)
+        assert go_on.wait(20)
+        return thumbnail(pixels, most)
+
+    monkeypatch.setattr(page, "thumbnail", slowly)
+    monkeypatch.setattr(page, "KEPT_S", 60.0)
+    wall.page._frames.see("press", frame(draw_part(1)), 16)
+    many = 60  # more than the server has threads for all
+
+    def fetch() -> int:
+        with httpx.Client(base_url=wall.http.base_url, trust_env=False, timeout=20) as browser:
+            return browser.get("/preview/press.jpg").status_code
+
+    with ThreadPoolExecutor(many) as pool:
+        fetching = [pool.submit(fetch) for _ in range(many)]
+        wait_for(lambda: bool(drawn), "the first of them")
+        time.sleep(0.5)
+        assert wall.http.get("/healthz", timeout=5).status_code == 200
+        assert wall.http.get("/", timeout=5).status_code == 200
+        go_on.set()
+        assert [one.result() for one in fetching] == [200] * many
+    assert drawn == [SIDE]
 
 
 def test_one_browser_too_many_is_told_to_come_back(wall: Wall) -> None:

@@ -69,7 +69,7 @@ class Examiner:
         begun = self.last.begun
         try:
             self.last = Examination("done", begun, tuple(self._ask()))
-        except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
+        except Exception as error:  # whatever it is, it may be run again
             late = isinstance(error, subprocess.TimeoutExpired)
             trouble = f"no answer within {LIMIT_S:g} s" if late else str(error)
             log.warning("the doctor could not be run: %s", trouble)
@@ -93,6 +93,9 @@ class Examiner:
                 errors="replace",
                 start_new_session=True,
             )
+        # Where memory runs out it goes first, not the daemon.
+        with suppress(OSError):
+            Path(f"/proc/{process.pid}/oom_score_adj").write_text("1000")
         try:
             told, complaint = process.communicate(timeout=LIMIT_S)
         finally:
@@ -107,7 +110,7 @@ class Examiner:
 
     def _kill(self) -> None:
         process = self._process
-        if process is not None and process.poll() is None:
+        if process is not None:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)  # with what it has started, also where it has ended itself
             process.wait()

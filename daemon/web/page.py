@@ -1,11 +1,13 @@
 """The operator page: server-rendered, with small scripts; what it shows and does, MQTT, metrics and commands do without it."""
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, request_response
@@ -18,6 +20,7 @@ from daemon.line import StationView
 from daemon.overview import Told
 from daemon.station import Program
 from daemon.web.access import Access, Endpoint, Visitor
+from daemon.web.drawing import Drawing
 from daemon.web.headers import StrictHeaders
 from daemon.web.html import Html
 from daemon.web.live import Document, Live, row
@@ -32,6 +35,8 @@ from daemon.web.teach import TeachPage
 TREND = 60
 """Results whose scores a station's trend shows."""
 
+KEPT_S = 1.0
+"""A newest frame that was made small for one who looks serves all who look so soon after."""
 NO_PICTURE = '<svg xmlns="http://www.w3.org/2000/svg" width="4" height="3"/>'
 """Where there is none yet: browsers show a broken image otherwise."""
 
@@ -56,13 +61,16 @@ class Page:
         self._frames = frames
         self._access = access
         self._html = Html()
+        self._drawing = drawing = Drawing()
+        self._newest: dict[str, tuple[float, bytes | None]] = {}
+        """By station, the newest frame made small, and when that was."""
         self.previews = Previews()
         self.live = Live(self.previews, self._states)
         self.rejects = Rejects(self._html, commands, lambda: list(self._states()))
-        self.pictures = ResultPictures(self.previews)
+        self.pictures = ResultPictures(self.previews, drawing)
         self.station = StationPage(self._html, self._states, ledger, self.previews, program)
         self.system = SystemPage(self._html, told, config_path)
-        self.teach = TeachPage(self._html, commands, frames)
+        self.teach = TeachPage(self._html, commands, frames, drawing)
 
     def routes(self) -> list[Route]:
         """Those of the page, each permitted by itself."""
@@ -105,7 +113,7 @@ class Page:
             ).fetchall()
         return [row(*(*told[:-1], datetime.fromtimestamp(told[-1] / 1e9, UTC))) for told in reversed(rows)]
 
-    def _live(self, request: Request) -> Response:
+    async def _live(self, request: Request) -> Response:
         if self.live.full:
             return PlainTextResponse("Too many browsers look at this page.\n", status_code=503, headers={"Retry-After": "5"})
 
@@ -118,8 +126,9 @@ class Page:
         """The part of ?result=ID; without it the one that was judged last while somebody looked, or the newest frame."""
         station, result_id = request.path_params["station"], request.query_params.get("result")
         self.previews.look()
-        # Of all who look, only the first needs a thread.
-        picture = self.previews.encoded(station, result_id) or await to_thread.run_sync(self._encoded, station, result_id)
+        picture = self.previews.encoded(station, result_id)
+        if picture is None:
+            picture = await self._drawing.draw(partial(self._encoded, station, result_id))
         if picture is not None:
             return Response(picture, media_type="image/jpeg")
         if result_id is None and station in self._states():
@@ -128,9 +137,14 @@ class Page:
 
     def _encoded(self, station: str, result_id: str | None) -> bytes | None:
         picture = self.previews.of(station, result_id)
-        if picture is None and result_id is None and (pixels := self._frames.last(station)) is not None:
-            picture = thumbnail(pixels, SIDE)
-        return picture
+        if picture is not None or result_id is not None:
+            return picture
+        at_s, newest = self._newest.get(station, (-math.inf, None))
+        if time.monotonic() - at_s > KEPT_S:
+            pixels = self._frames.last(station)
+            newest = thumbnail(pixels, SIDE) if pixels is not None else None
+            self._newest[station] = time.monotonic(), newest
+        return newest
 
     def _file(self, request: Request) -> Response:
         return self._html.file(request.path_params["name"])

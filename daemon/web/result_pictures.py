@@ -1,6 +1,5 @@
 """Pictures of one result, by one address for each: of a part that was just judged, or of an archived one."""
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,6 +11,7 @@ from config.errors import ArchiveError
 from config.schema import Region
 from daemon.archive import Archive
 from daemon.web.access import Endpoint
+from daemon.web.drawing import Drawing
 from daemon.web.layers import Layers
 from daemon.web.pictures import thumbnail
 from daemon.web.previews import SIDE, Previews
@@ -23,13 +23,13 @@ KEPT_BYTES = 16 << 20
 
 
 class ResultPictures:
-    """The part, its heat map, the outline of its mask. One is drawn at a time: the cores belong to the inspection."""
+    """The part, its heat map, the outline of its mask."""
 
-    def __init__(self, previews: Previews) -> None:
+    def __init__(self, previews: Previews, drawing: Drawing) -> None:
         self._previews = previews
+        self._drawing = drawing
         self.archive: Archive | None = None
         """Once it is there."""
-        self._drawing = threading.Lock()
         self._kept: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._kept_bytes = 0
 
@@ -38,7 +38,7 @@ class ResultPictures:
         heat, mask = (partial(self._layer, name) for name in ("heat", "mask"))
         return {"/result/{result_id}.heat.png": heat, "/result/{result_id}.mask.png": mask, "/result/{result_id}.jpg": self._part}
 
-    def _part(self, request: Request) -> Response:
+    async def _part(self, request: Request) -> Response:
         """The part in one of SIDES. Who asks for a large one wants all that is kept; else the newest parts are there before
         they are in the archive."""
         result_id, size = request.path_params["result_id"], request.query_params.get("size", "")
@@ -50,12 +50,13 @@ class ResultPictures:
             def draw(archive: Archive) -> bytes:
                 return thumbnail(archive.pixels(result_id), SIDES[size])
 
-            archived = self._drawn(result_id, f"jpg {size}", "image/jpeg", draw)
+            archived = await self._drawn(result_id, f"jpg {size}", "image/jpeg", draw)
             if preview is None or archived.status_code == 200:
                 return archived
-        return Response(self._previews.jpeg(preview), media_type="image/jpeg")
+        data = preview.jpeg or await self._drawing.draw(partial(self._previews.jpeg, preview))
+        return Response(data, media_type="image/jpeg")
 
-    def _layer(self, name: str, request: Request) -> Response:
+    async def _layer(self, name: str, request: Request) -> Response:
         """What the model saw, to lie over the part."""
         result_id = request.path_params["result_id"]
         preview = self._previews.find(result_id)
@@ -71,22 +72,27 @@ class ResultPictures:
                 layers = Layers(archive.pixels(result_id).shape, anomaly_map, region)
             return layers.heat(result, SIDE) if name == "heat" else layers.mask(result, SIDE)
 
-        return self._drawn(result_id, name, "image/png", draw)
+        return await self._drawn(result_id, name, "image/png", draw)
 
-    def _drawn(self, result_id: str, kind: str, media_type: str, draw: Callable[[Archive], bytes | None]) -> Response:
+    async def _drawn(self, result_id: str, kind: str, media_type: str, draw: Callable[[Archive], bytes | None]) -> Response:
         if self.archive is None:
             return PlainTextResponse("the daemon is starting\n", status_code=503)
-        with self._drawing:
-            data = self._kept.get((result_id, kind))
-            if data is None:
-                try:
-                    data = draw(self.archive)
-                except ArchiveError as error:
-                    return PlainTextResponse(f"{error}\n", status_code=404)
-                if data is None:
-                    return PlainTextResponse("nothing of that kind is kept of it\n", status_code=404)
-                self._kept[result_id, kind] = data
-                self._kept_bytes += len(data)
-                while self._kept_bytes > KEPT_BYTES:
-                    self._kept_bytes -= len(self._kept.popitem(last=False)[1])
+        key = (result_id, kind)
+        data = self._kept.get(key)
+        if data is None:
+            try:
+                data = await self._drawing.draw(partial(self._draw, key, draw, self.archive))
+            except ArchiveError as error:
+                return PlainTextResponse(f"{error}\n", status_code=404)
+        if data is None:
+            return PlainTextResponse("nothing of that kind is kept of it\n", status_code=404)
         return Response(data, media_type=media_type)
+
+    def _draw(self, key: tuple[str, str], draw: Callable[[Archive], bytes | None], archive: Archive) -> bytes | None:
+        data = self._kept.get(key) or draw(archive)  # another may have asked for it meanwhile
+        if data is not None and key not in self._kept:
+            self._kept[key] = data
+            self._kept_bytes += len(data)
+            while self._kept_bytes > KEPT_BYTES:
+                self._kept_bytes -= len(self._kept.popitem(last=False)[1])
+        return data

@@ -81,7 +81,8 @@ class StationPage:
         state = self._states().get(name)
         if state is None:
             return PlainTextResponse("no such station\n", status_code=404)
-        return JSONResponse(self._document(name, state, fresh="fresh" in request.query_params))
+        fresh = "fresh" in request.query_params and request.state.visitor.role == "engineer"
+        return JSONResponse(self._document(name, state, fresh=fresh))
 
     def _document(self, name: str, state: Document, *, fresh: bool) -> Document:
         self._previews.look()

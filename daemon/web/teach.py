@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -19,6 +18,7 @@ from daemon.commands import Commands
 from daemon.frames import NewestFrames
 from daemon.shots import Shots
 from daemon.web.access import Endpoint
+from daemon.web.drawing import Drawing
 from daemon.web.html import Html
 from daemon.web.live import Document
 from daemon.web.pictures import thumbnail
@@ -45,15 +45,15 @@ class _Build:
 class TeachPage:
     """Shots, banks and region of each recipe; what changes them goes through the commands."""
 
-    def __init__(self, html: Html, commands: Commands, frames: NewestFrames) -> None:
+    def __init__(self, html: Html, commands: Commands, frames: NewestFrames, drawing: Drawing) -> None:
         self._html = html
         self._commands = commands
         self._frames = frames
+        self._drawing = drawing
         self._shots: Shots | None = None
         self._pending: Callable[[str], str | None] = lambda _: None
         self._builds: dict[str, _Build] = {}
         self._small: OrderedDict[tuple[str, str, int], bytes] = OrderedDict()
-        self._limiter: CapacityLimiter | None = None
 
     def open(self, shots: Shots, pending: Callable[[str], str | None]) -> None:
         """Show pictures from now on. pending: the id of a recipe's build that waits or runs."""
@@ -136,9 +136,9 @@ class TeachPage:
         """Pictures on which a region may be drawn, with their true sizes in px."""
         found = []
         for station in recipe["stations"]:
-            if (pixels := self._frames.last(station)) is not None:
+            if (size := self._frames.size(station)) is not None:
                 source = f"/teach/{recipe['recipe']}/frame/{station}.jpg"
-                found.append({"station": station, "source": source, "width": pixels.shape[1], "height": pixels.shape[0]})
+                found.append({"station": station, "source": source, "width": size[0], "height": size[1]})
         for shot in shots[:1]:
             source = f"/shots/{recipe['recipe']}/{shot['shot']}.jpg?large=1"
             found.append({"station": None, "source": source, "width": shot["width"], "height": shot["height"]})
@@ -160,17 +160,17 @@ class TeachPage:
             pixels = self._frames.last(request.path_params["station"])
             return thumbnail(pixels, DRAWN_ON) if pixels is not None else None
 
-        picture = await to_thread.run_sync(made, limiter=self._one())
+        picture = await self._drawing.draw(made)
         return _jpeg(picture) if picture is not None else PlainTextResponse("no picture yet\n", status_code=404)
 
     async def _shot(self, request: Request) -> Response:
-        """A whole shot, made small: one at a time, as a large one takes much memory to decode."""
-        if self._shots is None:
+        """A whole shot, made small."""
+        if (shots := self._shots) is None:
             return PlainTextResponse("the daemon is starting\n", status_code=503)
         recipe, shot = request.path_params["recipe"], request.path_params["shot"]
         most = DRAWN_ON if "large" in request.query_params else SIDE
 
-        def made(shots: Shots) -> bytes | None:
+        def made() -> bytes | None:
             row = next((row for row in shots.all(recipe) if row.shot == shot), None)
             if row is None:
                 return None
@@ -183,7 +183,7 @@ class TeachPage:
             return self._small[key]
 
         try:
-            picture = await to_thread.run_sync(made, self._shots, limiter=self._one())
+            picture = await self._drawing.draw(made)
         except PictureError as error:
             return PlainTextResponse(f"{error}\n", status_code=404)
         return _jpeg(picture) if picture is not None else PlainTextResponse("no such shot\n", status_code=404)
@@ -193,7 +193,7 @@ class TeachPage:
         if (path := self._held_file(request)) is None:
             return PlainTextResponse("no such picture\n", status_code=404)
         try:
-            return _jpeg(await to_thread.run_sync(lambda: thumbnail(read_picture(path), SIDE), limiter=self._one()))
+            return _jpeg(await self._drawing.draw(lambda: thumbnail(read_picture(path), SIDE)))
         except PictureError as error:
             return PlainTextResponse(f"{error}\n", status_code=404)
 
@@ -215,11 +215,6 @@ class TeachPage:
         beside = (".json", ".map.png")
         files = sorted(self._shots.held_folder(recipe).glob(f"{shot[:16]}.*"))
         return next((path for path in files if not path.name.endswith(beside)), None)
-
-    def _one(self) -> CapacityLimiter:
-        if self._limiter is None:
-            self._limiter = CapacityLimiter(1)  # belongs to the server's event loop
-        return self._limiter
 
 
 def _jpeg(data: bytes) -> Response:

@@ -94,17 +94,23 @@ function lost(yes) {
 // Calls heard[event](document) for what the daemon tells; `heard.back` once a lost daemon is there again.
 function listen(heard) {
   let source, last = Date.now();
+  // What came meanwhile is in the ledger, and in a page made anew.
+  const isBack = () => document.body.classList.contains("lost") && ((heard.back ?? (() => location.reload()))(), true);
   const begin = () => {
     source?.close();
     source = new EventSource("/live");
-    source.addEventListener("open", () => {
-      // What came meanwhile is in the ledger, and in a page made anew.
-      if (document.body.classList.contains("lost")) { (heard.back ?? (() => location.reload()))(); return; }
-      last = Date.now();
+    source.addEventListener("open", () => { if (!isBack()) last = Date.now(); });
+    source.addEventListener("error", async () => {
+      lost(true);
+      if (source.readyState !== EventSource.CLOSED) return;
+      // Who is logged in no more is led to the form.
+      const answer = await fetch("/static/common.js", { cache: "no-store" }).catch(() => null);
+      if (answer?.status === 401) location.reload();
+      else setTimeout(begin, 2000);
     });
-    source.addEventListener("error", () => { lost(true); if (source.readyState === EventSource.CLOSED) setTimeout(begin, 2000); });
     for (const event of ["result", "state", "alive", "stations"]) {
-      source.addEventListener(event, ({ data }) => { last = Date.now(); heard[event]?.(JSON.parse(data)); });
+      // Also a silence may end without a new connection.
+      source.addEventListener(event, ({ data }) => { if (!isBack()) { last = Date.now(); heard[event]?.(JSON.parse(data)); } });
     }
   };
   setInterval(() => { if (Date.now() - last > silentAfterMs) lost(true); }, 1000);

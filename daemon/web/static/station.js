@@ -273,7 +273,10 @@ function showResult(row) {
   if (row.verdict !== "pass") soon ??= setTimeout(() => { soon = null; refresh(); }, soonMs);
 }
 
-const refresh = newestOnly(async (fresh) => {
+let wantsFresh = false; // somebody here has just changed something
+const asked = newestOnly(async () => {
+  const fresh = wantsFresh;
+  wantsFresh = false;
   const answer = await fetch(`/station/${encodeURIComponent(name)}/now${fresh ? "?fresh" : ""}`);
   if (!answer.ok) return;
   const next = await answer.json();
@@ -290,6 +293,11 @@ const refresh = newestOnly(async (fresh) => {
   tellLatency();
   tellActs();
 });
+
+function refresh(fresh = false) {
+  wantsFresh ||= fresh;
+  return asked();
+}
 
 at("live").addEventListener("click", () => hold(null));
 for (const id of ["show-heat", "show-mask"]) {

@@ -165,17 +165,20 @@ if (document.getElementById("add")) {
 const sureForMs = 4000;
 
 function twice(button) {
-  if (button.dataset.sure) { delete button.dataset.sure; return true; }
-  const { textContent } = button;
-  const label = button.getAttribute("aria-label");
-  button.dataset.sure = "yes";
+  const { dataset } = button;
+  const unarm = () => {
+    clearTimeout(Number(dataset.timer));
+    delete dataset.sure;
+    button.textContent = dataset.text;
+    if (dataset.label) button.setAttribute("aria-label", dataset.label);
+  };
+  if (dataset.sure) { unarm(); return true; }
+  dataset.text = button.textContent;
+  dataset.label = button.getAttribute("aria-label") ?? "";
+  dataset.sure = "yes";
   button.textContent = texts.sure;
   button.removeAttribute("aria-label");
-  setTimeout(() => {
-    delete button.dataset.sure;
-    button.textContent = textContent;
-    if (label !== null) button.setAttribute("aria-label", label);
-  }, sureForMs);
+  dataset.timer = setTimeout(unarm, sureForMs);
   return false;
 }
 
@@ -275,10 +278,12 @@ if (drawing) {
       await during(button, async () => {
         try {
           await command("region_set", { recipe, region: wanted });
-          const made = new DOMParser().parseFromString(await (await fetch(here)).text(), "text/html");
+          note.textContent = texts.region_set;
+          const answer = await fetch(here);
+          if (!answer.ok) { location.reload(); return; }
+          const made = new DOMParser().parseFromString(await answer.text(), "text/html");
           region = JSON.parse(made.getElementById("drawing").dataset.region);
           begin();
-          note.textContent = texts.region_set;
           await changed();
         } catch (error) { note.textContent = error.message; }
       });
