@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from config.errors import AprilcamError, ConfigError, MqttError, Problem
+from config.errors import AprilcamError, MqttError
 from config.schema import Config, FolderCamera, InferenceConfig, PylonCamera
 from connectors.tls import tls_use, trouble_of
+from daemon.broker_option import BrokerOption, with_broker
 from daemon.checks import load_checked
 from daemon.command_line import add_commands
 from daemon.doctor_command import doctor
@@ -92,7 +93,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
 @app.command()
 def run(
     config: ConfigOption = DEFAULT_CONFIG,
-    broker: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Use this broker, not [mqtt] host and port.")] = None,
+    broker: BrokerOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No line per result (for a service whose log is kept).")] = False,
     log_format: Annotated[
         LogFormat, typer.Option(help="How the log is written to stderr; json and journal have no line per result.")
@@ -117,8 +118,7 @@ def run(
 def _run(config: Path, broker: str | None, quiet: bool, form: LogFormat) -> int:
 
     def read() -> Config:
-        loaded = load_checked(config)
-        return loaded if broker is None else _with_broker(loaded, config, broker)
+        return with_broker(load_checked(config), config, broker)
 
     loaded = read()
     try:
@@ -243,14 +243,6 @@ def _describe_camera(config: Config, name: str) -> str:
     if isinstance(camera, PylonCamera):
         which |= {"user_name": camera.user_name, "emulated, playing": str(camera.emulate) if camera.emulate else None}
     return f"{name}: {camera.driver}, " + " ".join(f"{key} {value}" for key, value in which.items() if value is not None)
-
-
-def _with_broker(loaded: Config, path: Path, broker: str) -> Config:
-    host, _, port = broker.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdigit() or not 0 < int(port) < 65_536:
-        raise ConfigError(path, [Problem("--broker", f"{broker!r} is not HOST:PORT", "Write for example 127.0.0.1:1883")])
-    return loaded.model_copy(update={"mqtt": loaded.mqtt.model_copy(update={"host": host, "port": int(port)})})
 
 
 add_commands(app)

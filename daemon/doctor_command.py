@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from config.errors import ConfigError
+from daemon.broker_option import BrokerOption, with_broker
 from daemon.checks import load_checked
 from daemon.doctor.finding import Report, Situation, Status
 
@@ -26,6 +27,7 @@ def doctor(
         Path | None,
         typer.Option("--config", "-c", help=f"The configuration file. [default: {DEFAULT_CONFIG}, if any]"),
     ] = None,
+    broker: BrokerOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
     without: Annotated[list[str] | None, typer.Option(help="Leave a check out, by its name. May be given again.")] = None,
 ) -> None:
@@ -34,7 +36,7 @@ def doctor(
     from daemon.doctor.cameras import Cameras
     from daemon.doctor.examination import checks, examine
 
-    situation = _situation(config)
+    situation = _situation(config, broker)
     terminal = Terminal(highlight=False, markup=False, emoji=False)
     if not terminal.is_terminal:
         terminal = Terminal(highlight=False, markup=False, emoji=False, width=PIPED_WIDTH)
@@ -53,12 +55,12 @@ def doctor(
     raise typer.Exit(2 if situation.trouble is not None else 1 if report.worst == "fail" else 0)
 
 
-def _situation(named: Path | None) -> Situation:
+def _situation(named: Path | None, broker: str | None) -> Situation:
     path = named if named is not None else DEFAULT_CONFIG
     if named is None and not _is_there(path):
         return Situation()
     try:
-        return Situation(config_path=path, config=load_checked(path))
+        return Situation(config_path=path, config=with_broker(load_checked(path), path, broker))
     except ConfigError as error:
         return Situation(config_path=path, trouble=error)
 

@@ -167,7 +167,8 @@ class Service:
             access,
             floor.program,
             overseer.overview,
-            self._config_path,
+            # The broker in force, which may be another than the file's.
+            ("--config", str(self._config_path), "--broker", f"{config.mqtt.host}:{config.mqtt.port}"),
         )
         routes = [Api(self.commands, access, self.health.status).mount(), *access.routes(), *page.routes()]
         # Bound before the broker hears of us: a second daemon that finds its port taken must not disturb the first.

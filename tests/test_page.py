@@ -37,17 +37,17 @@ def wall(tmp_path: Path) -> Iterator[Wall]:
 class Viewer:
     """A browser that listens: (event, document, when it came, monotonic)."""
 
-    def __init__(self, wall: Wall) -> None:
+    def __init__(self, wall: Wall, query: str = "") -> None:
         self.heard: list[tuple[str, dict[str, Any], float]] = []
         self.ended = False
-        self._wall = wall
+        self._wall, self._query = wall, query
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
         wait_for(lambda: bool(self.of("alive")), "the stream")
 
     def _listen(self) -> None:
         kind = ""
-        with httpx.stream("GET", f"{self._wall.http.base_url}/live", trust_env=False, timeout=20) as answer:
+        with httpx.stream("GET", f"{self._wall.http.base_url}/live{self._query}", trust_env=False, timeout=20) as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
             for line in answer.iter_lines():
                 if line.startswith("event: "):
@@ -152,6 +152,18 @@ def test_pictures_are_copied_only_while_somebody_looks_and_a_reject_whatever_pas
     # Each is to be had by the part it is of: a picture never goes with another part's verdict.
     assert wall.http.get("/preview/press.jpg?result=b").status_code == 200
     assert wall.http.get("/preview/press.jpg?result=a").status_code == 404
+
+
+def test_who_wants_no_results_hears_that_the_daemon_lives_and_makes_nobody_copy_pictures(wall: Wall) -> None:
+    viewer = Viewer(wall, "?quiet")
+    wall.judge("press", 1)
+    wall.page.previews.hold("a", "press", "fail", draw_part(1))
+    assert wall.page.previews._held == {}
+    wait_for(lambda: len(viewer.of("alive")) > 1, "another sign of life")
+    assert [document["station"] for document in viewer.of("state")] == ["press", "<b>oven"]
+    assert viewer.of("result") == []
+    wall.page.live.close()
+    viewer.join()
 
 
 def test_however_many_want_a_picture_one_is_drawn_for_all_and_probes_are_answered(

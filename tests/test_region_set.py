@@ -14,10 +14,10 @@ from daemon.recipe_store import RecipeStore
 from daemon.station import Taught
 from model.detector import Detector
 from model.features import create_extractor
+from tests.frames import frame
 from tests.parts import draw_part, png
 from tests.plant import RECIPES, MakePlant, TestPlant, picture
 from tests.school import PixelExtractor
-from tests.frames import frame
 from tests.tiny_clip import clip_state, linear_state, tiny_spec
 
 UPPER = {"x": 0, "y": 0, "width": 256, "height": 100}

@@ -107,7 +107,7 @@ def test_a_doctor_that_says_nothing_is_told_and_one_that_runs_ends_with_the_daem
     (bin_ / "nice").write_text("#!/bin/sh\necho it broke >&2; exit 3\n")
     (bin_ / "nice").chmod(0o755)
     monkeypatch.setenv("PATH", str(bin_), prepend=":")
-    examiner = Examiner(tmp_path / "x.toml")
+    examiner = Examiner(("--config", str(tmp_path / "x.toml")))
     assert examiner.begin()
     wait_for(lambda: examiner.last.status == "failed", "the doctor's end")
     assert examiner.last.trouble == "it broke"

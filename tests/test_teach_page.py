@@ -30,7 +30,7 @@ class Teaching(Serving):
         config = HttpConfig(port=0, **http)
         access = Access(config, folder / "x.toml")
         self.plant = plant
-        page = Page(list, plant.ledger, plant.frames, plant.commands, access, lambda _: None, Overview, folder / "x.toml")
+        page = Page(list, plant.ledger, plant.frames, plant.commands, access, lambda _: None, Overview, ())
         page.teach.open(plant.shots, plant.builder.pending)
         super().__init__(page, access, config, Api(plant.commands, access, dict).mount())
 

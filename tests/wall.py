@@ -79,7 +79,7 @@ class Wall(Serving):
         access = Access(config, folder / "x.toml")
         frames = NewestFrames()
         commands = Commands(RecipeStore(folder, self.ledger, [], {}), frames, lambda *_: None)
-        page = Page(lambda: self.views, self.ledger, frames, commands, access, self.programs.get, Overview, folder / "x.toml")
+        page = Page(lambda: self.views, self.ledger, frames, commands, access, self.programs.get, Overview, ())
         super().__init__(page, access, config)
 
     def _committed(self, results: list[ResultOut]) -> None:

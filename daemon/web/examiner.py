@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,8 +40,9 @@ class Examination:
 class Examiner:
     """Owner of the doctor's process. Asked from any thread."""
 
-    def __init__(self, config_path: Path) -> None:
-        self._config_path = config_path
+    def __init__(self, options: Sequence[str]) -> None:
+        """options: those that make it look at this daemon's plant."""
+        self._options = options
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
@@ -77,7 +79,7 @@ class Examiner:
 
     def _ask(self) -> list[dict[str, Any]]:
         left_out = [word for name in LEFT_OUT for word in ("--without", name)]
-        doctor = [sys.executable, "-m", "daemon.cli", "doctor", "--json", "--config", str(self._config_path), *left_out]
+        doctor = [sys.executable, "-m", "daemon.cli", "doctor", "--json", *self._options, *left_out]
         path = os.pathsep.join(part for part in (_ROOT, os.environ.get("PYTHONPATH", "")) if part)
         with self._lock:
             if self._closed:

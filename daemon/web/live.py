@@ -35,7 +35,9 @@ Document = dict[str, Any]
 class _Viewer:
     """A browser. Of the server's event loop alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, looks: bool) -> None:
+        """looks: at results and pictures; else only whether the daemon lives, and how stations are."""
+        self.looks = looks
         self.waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
         self.turn = asyncio.Event()
         self.ended = False
@@ -72,7 +74,7 @@ class Live:
         """The ledger has these results. Returns at once."""
         shown = self._previews.committed(results)
         loop = self._loop
-        if loop is None or not self._viewers:
+        if loop is None or not any(viewer.looks for viewer in list(self._viewers)):
             return
         events = [_event("result", {**result_row(result), "picture": result.result_id in shown}) for result in results]
         with suppress(RuntimeError):  # the loop has just ended: so have the browsers' connections
@@ -89,9 +91,10 @@ class Live:
         for viewer in self._viewers:
             viewer.turn.set()
 
-    def _hand_out(self, events: Sequence[bytes]) -> None:
+    def _hand_out(self, events: Sequence[bytes], *, everybody: bool = False) -> None:
         for viewer in self._viewers:
-            viewer.waiting.extend(events)
+            if viewer.looks or everybody:
+                viewer.waiting.extend(events)
         if not self._in_round:
             self._begin_round()
 
@@ -109,7 +112,8 @@ class Live:
     def _ask_states(self) -> None:
         states = self._states()
         self._told = {station: _event("state", state) for station, state in states.items()}
-        self._previews.look(len(self._viewers) * len(states))
+        if looking := sum(viewer.looks for viewer in self._viewers):
+            self._previews.look(looking * len(states))
 
     async def _tick(self) -> None:
         """For all browsers together, as long as there is one."""
@@ -118,16 +122,18 @@ class Live:
                 await asyncio.sleep(TICK_S)
                 self._ask_states()
                 # Tells the browsers that the daemon lives, where nothing else happens.
-                self._hand_out([ALIVE])
+                self._hand_out([ALIVE], everybody=True)
         finally:
             for viewer in self._viewers:  # however it ended: they come again, and it begins again
                 viewer.ended = True
                 viewer.turn.set()
 
-    async def stream(self, permitted: Callable[[], bool]) -> AsyncIterator[bytes]:
-        """Server-sent events (HTML living standard, 9.2) until the browser goes, may look no more, or the daemon stops."""
+    async def stream(self, permitted: Callable[[], bool], *, looks: bool = True) -> AsyncIterator[bytes]:
+        """Server-sent events (HTML living standard, 9.2) until the browser goes, may look no more, or the daemon stops.
+
+        looks: whether results are wanted, and so their pictures."""
         self._loop = asyncio.get_running_loop()
-        viewer = _Viewer()
+        viewer = _Viewer(looks)
         self._viewers.add(viewer)
         known: dict[str, bytes] = {}
         asked_s = -math.inf

@@ -2,11 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -53,9 +52,10 @@ class Page:
         access: Access,
         program: Callable[[str], Program | None],
         told: Told,
-        config_path: Path,
+        doctor: Sequence[str],
     ) -> None:
-        """program: what a station inspects by, None where there is none of that name."""
+        """program: what a station inspects by, None where there is none of that name; doctor: the options that make
+        `aprilcam doctor` look at this daemon's plant."""
         self._views = views
         self._ledger = ledger
         self._frames = frames
@@ -69,7 +69,7 @@ class Page:
         self.rejects = Rejects(self._html, commands, lambda: list(self._states()))
         self.pictures = ResultPictures(self.previews, drawing)
         self.station = StationPage(self._html, self._states, ledger, self.previews, program)
-        self.system = SystemPage(self._html, told, config_path)
+        self.system = SystemPage(self._html, told, doctor)
         self.teach = TeachPage(self._html, commands, frames, drawing)
 
     def routes(self) -> list[Route]:
@@ -120,7 +120,8 @@ class Page:
         def permitted() -> bool:
             return isinstance(self._access.viewer(request), Visitor)
 
-        return StreamingResponse(self.live.stream(permitted), media_type="text/event-stream")
+        looks = "quiet" not in request.query_params
+        return StreamingResponse(self.live.stream(permitted, looks=looks), media_type="text/event-stream")
 
     async def _preview(self, request: Request) -> Response:
         """The part of ?result=ID; without it the one that was judged last while somebody looked, or the newest frame."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -31,10 +30,10 @@ class Shown:
 class SystemPage:
     """See, and have examined."""
 
-    def __init__(self, html: Html, told: Told, config_path: Path) -> None:
+    def __init__(self, html: Html, told: Told, doctor: Sequence[str]) -> None:
         self._html = html
         self._told = told
-        self.examiner = Examiner(config_path)
+        self.examiner = Examiner(doctor)
 
     def shown(self) -> Mapping[str, Endpoint]:
         """What a viewer may see, by path."""
@@ -86,6 +85,8 @@ class SystemPage:
 
 def shown(name: str, value: Fact) -> Shown:
     """As people read it, by the unit that ends its name. Times are the plant's."""
+    if name == "simulated" and value:
+        return Shown(name, "no_camera", word=True)
     if isinstance(value, bool):
         return Shown(name, "yes" if value else "no", word=True)
     if isinstance(value, datetime):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,16 @@ def test_a_part_fails_on_the_wall_and_a_lost_daemon_is_told_until_it_is_back(
         # No sideways scrolling on a phone.
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE.width
 
+        # A silence that ends without a new connection, as a laptop's sleep does.
         lost = page.locator("#lost")
+        assert line.daemon.process is not None
+        line.daemon.process.send_signal(signal.SIGSTOP)
+        expect(lost).to_contain_text("Connection lost")
+        assert tile.locator(".verdict").text_content() == "◌ NO LINK"
+        line.daemon.process.send_signal(signal.SIGCONT)
+        expect(lost).to_have_text("")
+        wait_for(lambda: tile.locator(".verdict").text_content() in ("✔ PASS", "✘ FAIL"), "a verdict")
+
         assert line.daemon.end() == 0
         expect(lost).to_contain_text("Connection lost")
         line.daemon.start()

@@ -18,7 +18,8 @@ async function command(name, request, file) {
     headers["Content-Type"] = "application/octet-stream";
     path += `?${new URLSearchParams(fields)}`;
   }
-  const answer = await fetch(path, { method: "POST", headers, body: file ?? JSON.stringify(fields) });
+  let answer;
+  try { answer = await fetch(path, { method: "POST", headers, body: file ?? JSON.stringify(fields) }); } catch { throw new Error(document.body.dataset.unreached); }
   const document_ = await answer.json();
   if (!answer.ok) throw new Error(document_.error.message);
   return document_;
@@ -54,7 +55,15 @@ function loaded(src, alt) {
 // Buttons that mark and promote the archived part that root.dataset.result names. told(result_id, mark): it is marked so now.
 function actOn(root, told = () => {}) {
   const note = root.querySelector(".note");
-  let held = null; // the part whose promotion was held back
+  const promotes = root.querySelector("[data-promote]"), promotesText = promotes?.textContent;
+  const sureForMs = 10000;
+  let held = null, timer; // the part whose promotion was held back, and may be forced for a moment
+  const hold = (result_id) => {
+    clearTimeout(timer);
+    held = result_id;
+    if (promotes) promotes.textContent = held === null ? promotesText : texts.force;
+    if (held !== null) timer = setTimeout(() => hold(null), sureForMs);
+  };
   const showMark = (result_id, mark) => {
     told(result_id, mark);
     if (root.dataset.result !== result_id) return;
@@ -64,11 +73,13 @@ function actOn(root, told = () => {}) {
   const act = async (work) => {
     const result_id = root.dataset.result;
     const say = (text) => { if (root.dataset.result === result_id) note.textContent = text; };
+    const focused = document.activeElement;
     const buttons = root.querySelectorAll("button");
     for (const button of buttons) button.disabled = true;
     say("");
     try { await work(result_id, say); } catch (error) { say(error.message); }
     for (const button of buttons) button.disabled = false;
+    if (document.activeElement === document.body) focused?.focus(); // a button that is disabled loses it
   };
   for (const button of root.querySelectorAll("button[data-mark]")) {
     button.addEventListener("click", () => act(async (result_id) => {
@@ -76,9 +87,11 @@ function actOn(root, told = () => {}) {
       showMark(result_id, button.dataset.mark);
     }));
   }
-  root.querySelector("[data-promote]")?.addEventListener("click", () => act(async (result_id, say) => {
-    const { shots: [shot] } = await command("promote", { result_id, force: held === result_id });
-    held = shot.held !== null ? result_id : null;
+  promotes?.addEventListener("click", (event) => event.detail < 2 && act(async (result_id, say) => {
+    const force = held === result_id;
+    hold(null);
+    const { shots: [shot] } = await command("promote", { result_id, force });
+    hold(shot.held !== null ? result_id : null);
     say([held ? texts.held : shot.new ? texts.promoted : texts.known, ...shot.warnings].join(". "));
     if (!held) showMark(result_id, "good");
   }));
@@ -89,17 +102,27 @@ function lost(yes) {
   const banner = document.getElementById("lost");
   const text = yes ? banner.dataset.text : "";
   if (banner.textContent !== text) banner.textContent = text;
+  // The largest thing to be seen must not be an old verdict.
+  if (yes) for (const word of document.querySelectorAll(".verdict:not(.small)")) word.textContent = texts.no_link;
 }
 
-// Calls heard[event](document) for what the daemon tells; `heard.back` once a lost daemon is there again.
-function listen(heard) {
-  let source, last = Date.now();
+// A page that is made anew once the daemon answers: a browser's own error page would stay.
+async function reload() {
+  try { await fetch(location.href, { signal: AbortSignal.timeout(5000) }); } catch { setTimeout(reload, 2000); return; }
+  location.reload();
+}
+
+// Calls heard[event](document) for what the daemon tells; `heard.back` once a lost daemon is there again. A page that wants no
+// results hears only that it lives.
+function listen(heard = {}) {
+  const address = heard.result ? "/live" : "/live?quiet";
+  let source, last = performance.now();
   // What came meanwhile is in the ledger, and in a page made anew.
-  const isBack = () => document.body.classList.contains("lost") && ((heard.back ?? (() => location.reload()))(), true);
+  const isBack = () => document.body.classList.contains("lost") && ((heard.back ?? reload)(), true);
   const begin = () => {
     source?.close();
-    source = new EventSource("/live");
-    source.addEventListener("open", () => { if (!isBack()) last = Date.now(); });
+    source = new EventSource(address);
+    source.addEventListener("open", () => { if (!isBack()) last = performance.now(); });
     source.addEventListener("error", async () => {
       lost(true);
       if (source.readyState !== EventSource.CLOSED) return;
@@ -110,9 +133,9 @@ function listen(heard) {
     });
     for (const event of ["result", "state", "alive", "stations"]) {
       // Also a silence may end without a new connection.
-      source.addEventListener(event, ({ data }) => { if (!isBack()) { last = Date.now(); heard[event]?.(JSON.parse(data)); } });
+      source.addEventListener(event, ({ data }) => { if (!isBack()) { last = performance.now(); heard[event]?.(JSON.parse(data)); } });
     }
   };
-  setInterval(() => { if (Date.now() - last > silentAfterMs) lost(true); }, 1000);
+  setInterval(() => { if (performance.now() - last > silentAfterMs) lost(true); }, 1000);
   begin();
 }

@@ -1,4 +1,5 @@
-// Marks and promotions: the same commands that MQTT and the shell have.
+// Marks and promotions; what is shown stays, also where the daemon goes and comes.
 "use strict";
 
 for (const part of document.querySelectorAll(".part")) actOn(part);
+listen({ back: () => lost(false) });

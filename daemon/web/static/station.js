@@ -32,6 +32,7 @@ const show = newestOnly(async (row) => {
     if (!isKept) return null;
     try { return await loaded(`${address}.jpg${held === row ? "?size=large" : ""}`, alt); } catch (error) {
       if (held !== row) throw error; // the one before it stays
+      row.picture = false;
       return null;
     }
   };
@@ -56,10 +57,16 @@ async function showNewest() {
   if (held === null && picture !== null) layers.replaceChildren(picture);
 }
 
+// A station that does not inspect shows no verdict of now: it would be an old one.
+function putVerdict(row) {
+  const isOld = held === null && part.dataset.inspects === "no";
+  put(part, ".verdict", isOld ? texts.stopped : texts.verdict[row?.verdict] ?? texts.no_part);
+}
+
 function tell(row) {
   part.dataset.verdict = row.verdict;
   part.dataset.result = row.result_id;
-  put(part, ".verdict", texts.verdict[row.verdict]);
+  putVerdict(row);
   put(part, ".why", row.reason ?? "");
   put(part, ".score", figure(row.score));
   put(part, ".threshold", figure(row.threshold ?? now.state.threshold));
@@ -244,6 +251,7 @@ function showState(state) {
   const moved = state.threshold !== now.state.threshold;
   now.state = state;
   part.dataset.inspects = state.inspects ? "yes" : "no";
+  putVerdict(held ?? now.rows[0]);
   put(part, ".state", state.inspects ? texts.inspecting : state.state);
   put(part, ".recipe", state.recipe);
   put(part, "#state-note", state.reason ?? state.advice ?? "");
@@ -277,7 +285,7 @@ let wantsFresh = false; // somebody here has just changed something
 const asked = newestOnly(async () => {
   const fresh = wantsFresh;
   wantsFresh = false;
-  const answer = await fetch(`/station/${encodeURIComponent(name)}/now${fresh ? "?fresh" : ""}`);
+  const answer = await fetch(`/station/${encodeURIComponent(name)}/now${fresh ? "?fresh" : ""}`, { signal: AbortSignal.timeout(10000) });
   if (!answer.ok) return;
   const next = await answer.json();
   const before = new Map(now.rows.map((row) => [row.result_id, row]));
@@ -294,6 +302,14 @@ const asked = newestOnly(async () => {
   tellActs();
 });
 
+// What somebody looks at or has begun stays.
+function back() {
+  if (held === null && draft === null) { reload(); return; }
+  lost(false);
+  hold(held);
+  refresh(true);
+}
+
 function refresh(fresh = false) {
   wantsFresh ||= fresh;
   return asked();
@@ -307,4 +323,4 @@ setInterval(() => { if (!document.hidden) refresh(); }, everyMs);
 hold(null);
 tellScores();
 tellLatency();
-listen({ result: showResult, state: showState, stations: ({ stations }) => { if (!stations.includes(name)) location.reload(); } });
+listen({ result: showResult, state: showState, stations: ({ stations }) => { if (!stations.includes(name)) reload(); }, back });

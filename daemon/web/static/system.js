@@ -45,4 +45,4 @@ button?.addEventListener("click", async () => {
 
 if (button) follow();
 setTimeout(refresh, everyMs);
-listen({ back: () => location.reload() });
+listen();

@@ -12,7 +12,7 @@ const madeAnew = ["shots", "expectation", "banks"];
 
 async function renew() {
   const answer = await fetch(here);
-  if (!answer.ok) { location.reload(); return; }
+  if (!answer.ok) { reload(); return; }
   const made = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const id of madeAnew) {
     const there = document.getElementById(id);
@@ -43,16 +43,15 @@ let asking;
 async function ask() {
   clearTimeout(asking);
   try {
-    const answer = await fetch(`${here}/state`);
+    const answer = await fetch(`${here}/state`, { signal: AbortSignal.timeout(5000) });
     if (answer.status === 401) { location.reload(); return; }
     const before = state;
     state = await answer.json();
-    lost(false);
     const ended = before.ended !== state.ended;
     built ||= ended;
     showBuild();
     if (ended || (before.building && !state.building)) await renew();
-  } catch { lost(true); }
+  } catch { /* `listen` says when the daemon is lost */ }
   clearTimeout(asking);
   asking = setTimeout(ask, state.building ? 1000 : 3000);
 }
@@ -129,7 +128,10 @@ async function upload(files) {
 
 async function during(button, work) {
   button.disabled = true;
-  try { await work(); } finally { button.disabled = false; }
+  try { await work(); } finally {
+    button.disabled = false;
+    if (document.activeElement === document.body) button.focus(); // a button that is disabled loses it
+  }
 }
 
 if (document.getElementById("add")) {
@@ -162,7 +164,7 @@ if (document.getElementById("add")) {
 
 // what is pressed twice
 
-const sureForMs = 4000;
+const sureForMs = 4000, notBeforeMs = 600;
 
 function twice(button) {
   const { dataset } = button;
@@ -172,10 +174,16 @@ function twice(button) {
     button.textContent = dataset.text;
     if (dataset.label) button.setAttribute("aria-label", dataset.label);
   };
-  if (dataset.sure) { unarm(); return true; }
+  if (dataset.sure) {
+    // A double click, or a key held down, is one wish.
+    if (performance.now() - Number(dataset.since) < notBeforeMs) return false;
+    unarm();
+    return true;
+  }
   dataset.text = button.textContent;
   dataset.label = button.getAttribute("aria-label") ?? "";
   dataset.sure = "yes";
+  dataset.since = performance.now();
   button.textContent = texts.sure;
   button.removeAttribute("aria-label");
   dataset.timer = setTimeout(unarm, sureForMs);
@@ -301,4 +309,5 @@ if (drawing) {
 }
 
 showBuild();
+listen({ back: () => { lost(false); ask(); } });
 ask();

@@ -41,6 +41,12 @@ function pictures(own) {
   });
 }
 
+// A station that does not inspect shows no verdict: it would be an old one.
+function putVerdict(tile) {
+  const { inspects, verdict } = tile.dataset;
+  put(tile, ".verdict", inspects === "no" ? texts.stopped : texts.verdict[verdict] ?? texts.no_part);
+}
+
 function showResult(row) {
   const own = tiles.get(row.station);
   if (own === undefined) return;
@@ -48,7 +54,7 @@ function showResult(row) {
   rows.push(row);
   if (rows.length > most) rows.shift();
   tile.dataset.verdict = row.verdict;
-  put(tile, ".verdict", texts.verdict[row.verdict]);
+  putVerdict(tile);
   put(tile, ".why", row.reason ?? "");
   put(tile, ".score", row.score === null ? "–" : row.score.toFixed(3));
   if (row.threshold !== null) put(tile, ".threshold", row.threshold.toFixed(3));
@@ -60,13 +66,14 @@ function showResult(row) {
 
 function showState(state) {
   const own = tiles.get(state.station);
-  if (own === undefined) { location.reload(); return; }
+  if (own === undefined) { reload(); return; }
   const { tile } = own;
   tile.dataset.inspects = state.inspects ? "yes" : "no";
+  putVerdict(tile);
   put(tile, ".state", state.inspects ? texts.inspecting : state.state);
   put(tile, ".recipe", state.recipe);
   put(tile, ".note", state.reason ?? state.advice ?? "");
   if (state.threshold !== null) put(tile, ".threshold", state.threshold.toFixed(3));
 }
 
-listen({ result: showResult, state: showState, stations: () => location.reload() });
+listen({ result: showResult, state: showState, stations: reload });

@@ -1,0 +1,3 @@
+// The recipes, as they were when the page was opened.
+"use strict";
+listen();
