@@ -163,7 +163,10 @@ def test_a_part_fails_is_opened_marked_good_and_promoted_the_next_one_passes_and
         before = page.locator(f".bank[data-bank^='{first}']").get_by_role("button")
         before.click()
         expect(before).to_have_text("Sure? Press again")
+        before.click()  # as a double click does: nothing
+        page.wait_for_timeout(700)
         assert recipe(line)["bank"] == second
+        expect(before).to_have_text("Sure? Press again")
         before.click()
         expect(page.locator("#history-note")).to_contain_text("This bank judges now")
         expect(current).to_have_attribute("data-bank", re.compile(first))
