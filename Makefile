@@ -7,8 +7,9 @@ MINUTES ?= 60
 SEED ?= 1
 bin := .venv/bin
 # Tests that want the machine to themselves: lines at a rate, deadlines, cameras on a wire, processes that are judged by their silence.
-alone := $(addprefix tests/system/test_,$(addsuffix .py,delivery overload soak supervised triggers wire)) \
-	tests/test_aravis.py tests/test_supervisor.py
+# Those of cameras mostly wait, and may run beside each other.
+alone := $(addprefix tests/system/test_,$(addsuffix .py,delivery overload soak supervised triggers wire))
+cameras := tests/test_aravis.py tests/test_supervisor.py
 
 .PHONY: run test demo-sheet picture node-red-picture grafana-pictures page-pictures docs bench soak dist deb wheelhouse clean
 
@@ -44,7 +45,8 @@ test: .venv/installed
 	$(bin)/ruff format --check .
 	$(bin)/mypy
 	$(bin)/lint-imports
-	$(bin)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(alone))
+	$(bin)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(alone) $(cameras))
+	$(bin)/python -m pytest -n 2 --dist loadfile $(cameras)
 	$(bin)/python -m pytest $(alone)
 
 docs: .venv/installed
