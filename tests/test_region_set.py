@@ -211,8 +211,9 @@ def test_a_restart_before_the_bank_stands_judges_as_before_until_it_does(make: M
     again.teacher.start(again.store.get("disc"), lambda *_: None)
     assert gate.entered.wait(10)
     assert (fits(again), again.station.program.threshold) == (None, before.threshold)
+    build = again.builder.pending("disc")
     gate.open()
-    again.built(again.builder.pending("disc"))
+    again.built(build)
     assert fits(again) == (0, 0, 256, 100)
 
 
@@ -242,7 +243,6 @@ def test_a_restart_after_a_build_that_failed_judges_as_before(make: MakePlant, c
         assert scorer(picture) == float(again.builder.judge(picture, calibration.apply(taught.reference)).scores[0])
 
     again.refine = refine
-    again.events.clear()
     caplog.clear()
     again.built(again.builder.refine("disc"))
     assert sizes
@@ -259,8 +259,9 @@ def test_another_region_in_the_file_at_a_start_waits_for_its_bank_too(make: Make
     again.teacher.start(again.store.get("disc"), lambda *_: None)
     assert gate.entered.wait(10)
     assert fits(again) is None
+    build = again.builder.pending("disc")
     gate.open()
-    again.built(again.builder.pending("disc"))
+    again.built(build)
     assert fits(again) == (0, 0, 120, 256)
 
 
@@ -377,7 +378,8 @@ def test_words_alone_change_without_a_bank(tmp_path: Path) -> None:
     assert taught is not None
     assert (taught.region, taught.calibration.threshold) == (Region(**LEFT), left.threshold)
     again.builder.catch_up(again.store.get("bolt"))
-    again.built(again.builder.pending("bolt"))
+    if (build := again.builder.pending("bolt")) is not None:
+        again.built(build)
     taught = again.builder.taught("bolt")
     assert taught is not None
     assert taught.region == Region(**UPPER)
