@@ -1,5 +1,6 @@
 """Banks on the disk: written before their row, current by one commit, pruned after that. A rollback is a commit too."""
 
+import ast
 import logging
 import shutil
 import sqlite3
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from config.errors import StoreError
 from daemon.ledger import Ledger
-from daemon.shots import At, make_folder, nowhere
+from daemon.shots import At, Box, make_folder, nowhere
 from model.bank import Bank, load_bank, saved_shots
 from model.calibration import Calibration
 from model.errors import BankError
@@ -26,6 +27,8 @@ KEPT = 5
 
 Basis = dict[str, str | int | float | None]
 """What a calibration depends on besides shots and model."""
+REGION = "region"
+"""The key of a basis that names the region as Python writes it, where no bank does: words alone judge."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,18 @@ class BankRow:
 class Found:
     """A stored bank (None where words alone judge) with its calibration from shots alone, and what marks made of it."""
 
+    basis: Basis
     bank: Bank | None
     calibration: Calibration
     labelled: Labelled | None
+
+    @property
+    def region(self) -> Box | None:
+        """Of the pictures that it judges, None for the whole frame."""
+        if self.bank is not None:
+            return self.bank.manifest.region
+        written: Box | None = ast.literal_eval(str(self.basis[REGION]))
+        return written
 
 
 class Banks:
@@ -126,7 +138,8 @@ class Banks:
         return dict(zip(shots, current.calibration.shot_scores, strict=False))
 
     def load(self, recipe: str, bank: str, basis: Basis, fingerprint: dict[str, object], device: object) -> Found | None:
-        """The stored bank; None when there is none for that basis and model. A damaged one is told of and removed."""
+        """The stored bank, of whatever region; None when there is none for that basis and model. A damaged one is told of and
+        removed."""
 
         def read(connection: sqlite3.Connection) -> str | None:
             row = connection.execute("SELECT calibration FROM banks WHERE recipe = ? AND bank = ?", (recipe, bank)).fetchone()
@@ -140,10 +153,10 @@ class Banks:
         except ValidationError:
             log.warning("recipe %s: its stored calibration cannot be read. It is made again from the shots", recipe)
             return None
-        if stored.basis != basis:
+        if stored.basis | {REGION: None} != basis | {REGION: None}:
             return None
         if basis["mode"] == "zero_shot":
-            return Found(None, stored.calibration, stored.labelled)
+            return Found(stored.basis, None, stored.calibration, stored.labelled)
         folder = self._folder(recipe, bank)
         if not folder.is_dir():
             return None
@@ -154,7 +167,7 @@ class Banks:
             self._on_corrupt(recipe, bank[:16], str(error))
             shutil.rmtree(folder)
             return None
-        return Found(loaded, stored.calibration, stored.labelled)
+        return Found(stored.basis, loaded, stored.calibration, stored.labelled)
 
     def store(
         self, recipe: str, name: str, bank: Bank | None, basis: Basis, calibration: Calibration, labelled: Labelled | None

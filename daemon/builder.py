@@ -218,13 +218,16 @@ class Builder:
     # What judges, without a build.
 
     def load_current(self, recipe: RecipeConfig) -> Taught | None:
-        """Judge by the bank that was made current last, when it fits the present model and recipe."""
-        with self._swap:  # what is loaded must not be older than what judges
-            return self._load_current(recipe)
+        """Judge by the bank that was made current last, when it fits the present model and recipe.
 
-    def _load_current(self, recipe: RecipeConfig) -> Taught | None:
+        By its own region: that of the recipe may be another one, whose bank is still to be built.
+        """
+        with self._swap:  # what is loaded must not be older than what judges
+            return self._load_current(recipe, any_region=True)
+
+    def _load_current(self, recipe: RecipeConfig, *, any_region: bool) -> Taught | None:
         current = self._banks.current(recipe.name)
-        taught = self._maker.load(recipe, current[0]) if current is not None else None
+        taught = self._maker.load(recipe, current[0], any_region=any_region) if current is not None else None
         if taught is not None:
             self._tell(recipe, taught)
         return taught
@@ -235,7 +238,7 @@ class Builder:
         Raises ModelError when the model does not know the recipe's mode, StoppingError.
         """
         with self._swap:
-            ready: Taught | Untaught | None = self.taught(recipe.name) or self._load_current(recipe)
+            ready: Taught | Untaught | None = self.taught(recipe.name) or self._load_current(recipe, any_region=True)
             if ready is None and not self._shots.all(recipe.name):
                 ready = self._maker.make(recipe, lambda *_: None, lambda: None)
                 self._tell(recipe, ready)
@@ -257,13 +260,16 @@ class Builder:
             self.refine(recipe.name)
 
     def catch_up(self, recipe: RecipeConfig) -> None:
-        """Ask for a build where the current bank is not of the present shots; after a rollback when somebody asks."""
+        """Ask for a build where the current bank is not of the present shots and region; after a rollback, whose bank was of the
+        region then, where the region is another one or when somebody asks."""
         current, shots = self._banks.current(recipe.name), self._shots.all(recipe.name)
         if current is None:
             behind = bool(shots)
         else:
             own = self._maker.manifest(recipe, [shot.shot for shot in shots]).hash if shots else ""
-            behind = not current[1] and own != current[0]
+            taught = self.taught(recipe.name)
+            elsewhere = taught is not None and taught.region != recipe.region
+            behind = elsewhere or (not current[1] and own != current[0])
         if behind and self.pending(recipe.name) is None:
             self.request(recipe.name)
 
@@ -281,8 +287,8 @@ class Builder:
     def teach(self, recipe: RecipeConfig, progress: Progress) -> Taught | Untaught:
         """What judges the recipe at the start: the current bank, else one that is built now.
 
-        A current bank that is not of the present shots judges until the build that this asks for is done; after a rollback,
-        until somebody asks.
+        A current bank that is not of the present shots or region judges, by its own region, until the build that this asks for
+        is done; after a rollback, one that is not of the present shots until somebody asks.
         Raises PictureError when no shot can be used, ModelError when they make no bank or the model does not know the
         recipe's mode, StoreError when the disk refuses.
         """
@@ -302,11 +308,13 @@ class Builder:
         """
         self._give_up(recipe.name, "the recipe's settings are others")
         with self._swap:  # no build of the earlier settings can end from here on
-            taught: Taught | Untaught | None = self._load_current(recipe)
+            # A region may have been set since the caller read it; its build may be among those given up.
+            recipe = self._recipe_of(recipe.name)
+            taught: Taught | Untaught | None = self._load_current(recipe, any_region=False)
             if taught is None:
                 taught = self._maker.make(recipe, progress, lambda: None)
                 self._tell(recipe, taught)
-        self.catch_up(recipe)
+        self.catch_up(self._recipe_of(recipe.name))
         return taught
 
     # Builds.

@@ -14,12 +14,12 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from config.errors import PictureError, StoreError
-from config.schema import RecipeConfig
-from daemon.banks import Banks, Basis, Found
+from config.schema import RecipeConfig, Region
+from daemon.banks import REGION, Banks, Basis, Found
 from daemon.encoded import EncodedShots
 from daemon.ledger import Shot
 from daemon.marks import Scorer
-from daemon.shots import At, Pixels, Shots, box, crop, nowhere, pixel_hash
+from daemon.shots import At, Pixels, Shots, box, crop, nowhere, pixel_hash, unbox
 from daemon.station import Taught, Untaught
 from model.bank import BankManifest, building
 from model.calibration import RULE, Calibration, calibrating, even_odds, mirror
@@ -47,11 +47,11 @@ class Do(Protocol):
 
 @dataclass(frozen=True)
 class _Fit:
-    """A stored bank that fits, with the words that judge beside it."""
+    """A stored bank that fits, with the words that judge beside it, and the region of both."""
 
     found: Found
-    basis: Basis
     reference: Reference
+    region: Region | None
 
 
 class Maker:
@@ -95,13 +95,14 @@ class Maker:
         if not shots:
             calibration = even_odds(len(self._detector.extractor.spec.layers))
             basis = self._basis(recipe, mode)
-            labelled = self._labelled(recipe, "words", basis, Reference(text=words), calibration, (), progress)
+            reference = Reference(text=words)
+            labelled = self._labelled(recipe.name, recipe.region, "words", basis, reference, calibration, (), progress)
             before_commit()
             self._banks.none_current(recipe.name)
-            return _taught(recipe, Reference(text=words), calibration, labelled)
+            return _taught(recipe.region, reference, calibration, labelled)
         manifest = self.manifest(recipe, [shot.shot for shot in shots])
         if (stored := self._stored(recipe, manifest.hash)) is not None:
-            refined = self._relabel(recipe, manifest.hash, stored, progress, before_commit)
+            refined = self._relabel(recipe.name, manifest.hash, stored, progress, before_commit)
             self._banks.make_current(recipe.name, manifest.hash, rolled_back=False)
             return refined
         used, features, mirrored = self._encode(recipe, shots, progress)
@@ -117,10 +118,10 @@ class Maker:
             bank = self._do(steps, PARTS[1], progress)
         reference, basis = Reference(bank, words), self._basis(recipe, mode)
         calibration = self._do(calibrating(self._detector, features, mirrored, reference), PARTS[2], progress)
-        labelled = self._labelled(recipe, manifest.hash, basis, reference, calibration, used, progress)
+        labelled = self._labelled(recipe.name, recipe.region, manifest.hash, basis, reference, calibration, used, progress)
         before_commit()
         self._banks.store(recipe.name, manifest.hash, bank, basis, calibration, labelled)
-        taught = _taught(recipe, reference, calibration, labelled)
+        taught = _taught(recipe.region, reference, calibration, labelled)
         log.info(
             "recipe %s: %s, %d shots, threshold %.4f",
             recipe.name,
@@ -133,14 +134,14 @@ class Maker:
     def refine(self, recipe: RecipeConfig, bank: str, progress: Progress, before_commit: Callable[[], None]) -> Taught | None:
         """What judges by a stored bank with the recipe's present marks, kept when this returns. None: as before. See `make`.
 
+        Its region stays, whatever the recipe's.
         Raises StoreError when there is no such bank that fits (see `load`).
         """
-        stored = self._stored(recipe, bank)
+        stored = self._stored(recipe, bank, any_region=True)
         if stored is None:
             raise StoreError(f"recipe {recipe.name}: bank {bank[:16]} does not fit the model and recipe any more. Rebuild it.")
-        taught = self._relabel(recipe, bank, stored, progress, before_commit)
-        found = stored.found
-        before = _taught(recipe, stored.reference, found.calibration, found.labelled)
+        taught = self._relabel(recipe.name, bank, stored, progress, before_commit)
+        before = _as_stored(stored)
         return None if taught.calibration == before.calibration else taught
 
     def judge(self, pixels: Pixels, reference: Reference) -> Judgement:
@@ -152,20 +153,19 @@ class Maker:
 
         return self._do(work())
 
-    def _relabel(
-        self, recipe: RecipeConfig, bank: str, stored: _Fit, progress: Progress, before_commit: Callable[[], None]
-    ) -> Taught:
-        reference, found, basis = stored.reference, stored.found, stored.basis
-        shots = found.bank.manifest.shots if found.bank is not None else [shot.shot for shot in self._shots.all(recipe.name)]
-        labelled = self._labelled(recipe, bank, basis, reference, found.calibration, shots, progress)
+    def _relabel(self, recipe: str, bank: str, stored: _Fit, progress: Progress, before_commit: Callable[[], None]) -> Taught:
+        reference, found, basis = stored.reference, stored.found, stored.found.basis
+        shots = found.bank.manifest.shots if found.bank is not None else [shot.shot for shot in self._shots.all(recipe)]
+        labelled = self._labelled(recipe, stored.region, bank, basis, reference, found.calibration, shots, progress)
         before_commit()
         if labelled != found.labelled:
-            self._banks.relabel(recipe.name, bank, basis, found.calibration, labelled)
-        return _taught(recipe, reference, found.calibration, labelled)
+            self._banks.relabel(recipe, bank, basis, found.calibration, labelled)
+        return _taught(stored.region, reference, found.calibration, labelled)
 
     def _labelled(
         self,
-        recipe: RecipeConfig,
+        recipe: str,
+        region: Region | None,
         bank: str,
         basis: Basis,
         reference: Reference,
@@ -180,10 +180,10 @@ class Maker:
             progress(PARTS[3], 0, 1)
             if pixel_hash(pixels) in shots:
                 raise PictureError("the picture is a reference shot by now")
-            return float(self.judge(crop(pixels, recipe.region, "the picture"), judging).scores[0])
+            return float(self.judge(crop(pixels, region, "the picture"), judging).scores[0])
 
         key = json.dumps([bank, basis, judging.image_weight, judging.background_limit], sort_keys=True)
-        return self._refine(recipe.name, calibration, hashlib.sha256(key.encode()).hexdigest(), scorer)
+        return self._refine(recipe, calibration, hashlib.sha256(key.encode()).hexdigest(), scorer)
 
     def _encode(
         self, recipe: RecipeConfig, shots: list[Shot], progress: Progress
@@ -257,22 +257,23 @@ class Maker:
             "background": spec.background,
         }
         if mode == "zero_shot":
-            basis["region"] = str(box(recipe.region))  # no bank names it
+            basis[REGION] = str(box(recipe.region))
         if mode != "few_shot":
             basis |= {"object": recipe.object, "linear_layers_sha256": self._detector.linear_layers_sha256}
         return basis
 
-    def load(self, recipe: RecipeConfig, bank: str) -> Taught | None:
-        """What judges by a bank that is stored, as it did last; None when there is none that fits the model and recipe."""
-        stored = self._stored(recipe, bank)
-        if stored is None:
-            return None
-        return _taught(recipe, stored.reference, stored.found.calibration, stored.found.labelled)
+    def load(self, recipe: RecipeConfig, bank: str, *, any_region: bool = False) -> Taught | None:
+        """What judges by a bank that is stored, as it did last; None when there is none that fits the model and recipe.
+
+        any_region: its region, by which it judges, may be another one than the recipe's.
+        """
+        stored = self._stored(recipe, bank, any_region=any_region)
+        return _as_stored(stored) if stored is not None else None
 
     def other_region(self, recipe: RecipeConfig, bank: str) -> str | None:
         """The region of a stored bank that does not fit the recipe for its region alone, as people write it."""
         stored = self._stored(recipe, bank, any_region=True)
-        if stored is None or stored.found.bank is None or (region := stored.found.bank.manifest.region) == box(recipe.region):
+        if stored is None or (region := box(stored.region)) == box(recipe.region):
             return None
         return ",".join(str(number) for number in region) if region is not None else "the whole frame"
 
@@ -282,11 +283,15 @@ class Maker:
         found = self._banks.load(recipe.name, bank, basis, self._detector.fingerprint, self._detector.extractor.device)
         if found is None:
             return None
-        if found.bank is not None and found.bank.manifest.region != box(recipe.region) and not any_region:
+        if found.region != box(recipe.region) and not any_region:
             return None
-        return _Fit(found, basis, Reference(found.bank, words))
+        return _Fit(found, Reference(found.bank, words), unbox(found.region))
 
 
-def _taught(recipe: RecipeConfig, reference: Reference, calibration: Calibration, labelled: Labelled | None) -> Taught:
+def _as_stored(stored: _Fit) -> Taught:
+    return _taught(stored.region, stored.reference, stored.found.calibration, stored.found.labelled)
+
+
+def _taught(region: Region | None, reference: Reference, calibration: Calibration, labelled: Labelled | None) -> Taught:
     judging = labelled.apply(calibration) if labelled is not None else calibration
-    return Taught(judging.apply(reference), judging, recipe.region)
+    return Taught(judging.apply(reference), judging, region)

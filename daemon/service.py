@@ -290,7 +290,7 @@ class Service:
             taught = self.teacher.start(recipe, self._progress)
             if isinstance(taught, Taught) and self._inspector is not None:
                 # The first real part is to be as quick as the others.
-                size = (recipe.region.height, recipe.region.width) if recipe.region else (256, 256)
+                size = (taught.region.height, taught.region.width) if taught.region else (256, 256)
                 self._inspector.on_device(detector.judge, [np.zeros(size, np.uint8)], [taught.reference])
         except _StoppedEarly:
             raise

@@ -67,6 +67,11 @@ def box(region: Region | None) -> Box | None:
     return (region.x, region.y, region.width, region.height) if region else None
 
 
+def unbox(area: Box | None) -> Region | None:
+    """A region as recipes have it."""
+    return Region(x=area[0], y=area[1], width=area[2], height=area[3]) if area else None
+
+
 def suffix_of(data: bytes) -> str:
     """The usual ending of a picture file of this content: PNG, JPEG, BMP, else TIFF."""
     return next((suffix for magic, suffix in _SUFFIXES if data.startswith(magic)), ".tif")

@@ -10,8 +10,10 @@ import pytest
 
 from config.errors import CommandError
 from config.schema import RecipeConfig, Region
+from daemon.marks import Scorer
 from daemon.recipe_store import RecipeStore
 from daemon.station import Taught
+from model.calibration import Calibration
 from model.detector import Detector
 from model.features import create_extractor
 from tests.frames import frame
@@ -197,15 +199,123 @@ def test_it_survives_a_restart_and_another_region_in_the_file(make: MakePlant) -
     assert fits(again) == (0, 0, 120, 256)
 
 
-def test_a_restart_before_the_bank_stands_builds_it(make: MakePlant) -> None:
+def test_a_restart_before_the_bank_stands_judges_as_before_until_it_does(make: MakePlant, gate: Gate) -> None:
     plant = make()
     plant.teach("disc", 1, 2)
+    before = plant.station.program
+    plant.builder.stop()
+    set_(plant, UPPER)
+    plant.close()
+    again = make(at=gate)
+    gate.shut()
+    again.teacher.start(again.store.get("disc"), lambda *_: None)
+    assert gate.entered.wait(10)
+    assert (fits(again), again.station.program.threshold) == (None, before.threshold)
+    build = again.builder.pending("disc")
+    gate.open()
+    again.built(build)
+    assert fits(again) == (0, 0, 256, 100)
+
+
+def test_a_restart_after_a_build_that_failed_judges_as_before(make: MakePlant, caplog: pytest.LogCaptureFixture) -> None:
+    plant = make()
+    plant.teach("disc", 1, 2)
+    for shot in (plant.state / "recipes" / "disc" / "shots").iterdir():
+        shot.write_bytes(b"damaged")
+    plant.built(set_(plant, UPPER))
+    before = plant.station.program
+    plant.close()
+    again = make()
+    caplog.clear()
+    again.teacher.start(again.store.get("disc"), lambda *_: None)
+    if (build := again.builder.pending("disc")) is not None:
+        again.built(build)
+    assert "recipe disc: build failed, the old bank goes on" in caplog.text
+    assert (fits(again), again.station.program.threshold) == (None, before.threshold)
+    # Marks move its threshold still, by pictures of its own region.
+    sizes: list[tuple[int, ...]] = []
+
+    def refine(_recipe: str, calibration: Calibration, _key: str, scorer: Scorer) -> None:
+        picture = draw_part(9)
+        sizes.append(picture.shape)
+        taught = again.builder.taught("disc")
+        assert taught is not None
+        assert scorer(picture) == float(again.builder.judge(picture, calibration.apply(taught.reference)).scores[0])
+
+    again.refine = refine
+    caplog.clear()
+    again.built(again.builder.refine("disc"))
+    assert sizes
+    assert "build failed" not in caplog.text
+
+
+def test_another_region_in_the_file_at_a_start_waits_for_its_bank_too(make: MakePlant, gate: Gate) -> None:
+    plant = make()
+    plant.teach("disc", 1, 2)
+    plant.close()
+    again = make(at=gate)
+    again.store.put(RecipeConfig(name="disc", object="disc", region=Region(**LEFT)))
+    gate.shut()
+    again.teacher.start(again.store.get("disc"), lambda *_: None)
+    assert gate.entered.wait(10)
+    assert fits(again) is None
+    build = again.builder.pending("disc")
+    gate.open()
+    again.built(build)
+    assert fits(again) == (0, 0, 120, 256)
+
+
+def test_a_region_set_after_a_rollback_is_built_after_a_restart(make: MakePlant) -> None:
+    plant = make()
+    plant.teach("disc", 1, 2)
+    plant.teach("disc", 3)
+    plant.run("rollback", {"recipe": "disc"})
     plant.builder.stop()
     set_(plant, UPPER)
     plant.close()
     again = make()
     again.teacher.start(again.store.get("disc"), lambda *_: None)
+    if (build := again.builder.pending("disc")) is not None:
+        again.built(build)
     assert fits(again) == (0, 0, 256, 100)
+
+
+def test_a_picture_for_a_recipe_that_no_station_has_is_looked_at_meanwhile_too(make: MakePlant, gate: Gate) -> None:
+    plant = make(at=gate)
+    plant.teach("ring", 1, 2, 3)
+    plant.builder.drop_unused()
+    assert plant.builder.taught("ring") is None
+    gate.shut()
+    set_(plant, UPPER, "ring")
+    assert gate.entered.wait(10)
+    [shot] = plant.run("register", {"recipe": "ring"}, picture(4))["shots"]
+    assert shot["held"] is None
+    odd = draw_part(5)
+    odd[150:] = 240 * (np.indices((106, 256)) // 8).sum(0) % 480  # edges outside the new region
+    [shot] = plant.run("register", {"recipe": "ring"}, png(odd))["shots"]
+    assert shot["held"] is not None
+
+
+def test_a_region_that_is_set_while_a_reload_teaches_the_recipe_is_not_lost(make: MakePlant, tmp_path: Path) -> None:
+    plant = make()
+    plant.teach("disc", 1, 2)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "a.png").write_bytes(picture(3))
+    plant.store.put(RecipeConfig(name="disc", object="disc", shots=pictures, region=Region(**LEFT)))
+    read = plant.store.get("disc")
+    asked: list[str] = []
+
+    def progress(_what: str, _done: int, _total: int) -> None:
+        if not asked:  # the folder's pictures are being read
+            asked.append(set_(plant, UPPER))
+
+    plant.teacher.start_anew(read, progress)
+    assert asked
+    assert fits(plant) == (0, 0, 256, 100)
+    plant.built(asked[0])
+    assert fits(plant) == (0, 0, 256, 100)
+    assert plant.builder.pending("disc") is None
 
 
 def test_a_rollback_to_a_bank_of_another_region_is_refused_and_says_which(make: MakePlant) -> None:
@@ -259,6 +369,18 @@ def test_words_alone_change_without_a_bank(tmp_path: Path) -> None:
     plant.built(set_(plant, LEFT, "bolt"))
     assert plant.station.program.region == Region(**LEFT)
     assert plant.station.program.threshold != program.threshold
-    own = plant.store.get("bolt")
-    assert plant.builder.load_current(own.model_copy(update={"region": Region(**UPPER)})) is None
+    left = plant.station.program
+    plant.builder.stop()
+    set_(plant, UPPER, "bolt")
     plant.close()
+    again = TestPlant(tmp_path, plant.detector)
+    taught = again.builder.load_current(again.store.get("bolt"))
+    assert taught is not None
+    assert (taught.region, taught.calibration.threshold) == (Region(**LEFT), left.threshold)
+    again.builder.catch_up(again.store.get("bolt"))
+    if (build := again.builder.pending("bolt")) is not None:
+        again.built(build)
+    taught = again.builder.taught("bolt")
+    assert taught is not None
+    assert taught.region == Region(**UPPER)
+    again.close()
