@@ -156,6 +156,8 @@ class Banks:
         if stored.basis | {REGION: None} != basis | {REGION: None}:
             return None
         if basis["mode"] == "zero_shot":
+            if REGION not in stored.basis:
+                return None  # of a daemon that knew no region of words; made again
             return Found(stored.basis, None, stored.calibration, stored.labelled)
         folder = self._folder(recipe, bank)
         if not folder.is_dir():

@@ -1,5 +1,6 @@
 """The command region_set: what judges before, meanwhile and after, what is refused, and what a restart keeps."""
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -384,3 +385,18 @@ def test_words_alone_change_without_a_bank(tmp_path: Path) -> None:
     assert taught is not None
     assert taught.region == Region(**UPPER)
     again.close()
+
+
+def test_a_calibration_of_words_that_names_no_region_is_made_again(tmp_path: Path) -> None:
+    plant = TestPlant(tmp_path, Detector(create_extractor(tiny_spec(tmp_path, clip_state(), linear_state()))))
+    plant.built(plant.run("recipe_create", {"recipe": "bolt", "object": "bolt", "mode": "zero_shot"})["build"])
+    plant.teach("bolt", 1, 2)
+    recipe = plant.store.get("bolt")
+    assert plant.builder.load_current(recipe) is not None
+
+    def as_before(connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE banks SET calibration = json_remove(calibration, '$.basis.region')")
+
+    plant.ledger.ask(as_before, durable=True)
+    assert plant.builder.load_current(recipe) is None
+    plant.close()
