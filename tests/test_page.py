@@ -154,6 +154,16 @@ def test_pictures_are_copied_only_while_somebody_looks_and_a_reject_whatever_pas
     assert wall.http.get("/preview/press.jpg?result=a").status_code == 404
 
 
+def test_who_comes_hears_the_newest_result_of_each_station_which_the_page_may_not_have(wall: Wall) -> None:
+    for number in (1, 2):
+        wall.judge("press", number)
+    viewer = Viewer(wall)
+    wait_for(lambda: bool(viewer.of("result")), "the newest")
+    assert [(own["station"], own["sequence"], own["picture"]) for own in viewer.of("result")] == [("press", 2, False)]
+    wall.page.live.close()
+    viewer.join()
+
+
 def test_who_wants_no_results_hears_that_the_daemon_lives_and_makes_nobody_copy_pictures(wall: Wall) -> None:
     viewer = Viewer(wall, "?quiet")
     wall.judge("press", 1)

@@ -27,11 +27,13 @@ class Html:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        # Compiled now: while parts are judged, whoever comes first would cost them that.
+        self._pages = {file.name: self._templates.get_template(file.name) for file in (here / "templates").iterdir()}
 
     def page(self, request: Request, template: str, **shown: Any) -> Response:
         """A template with its texts, for the visitor who asks."""
         visitor: Visitor = request.state.visitor
-        return HTMLResponse(self._templates.get_template(template).render(text=self._texts, visitor=visitor, **shown))
+        return HTMLResponse(self._pages[template].render(text=self._texts, visitor=visitor, **shown))
 
     def file(self, name: str) -> Response:
         """A style or a script."""

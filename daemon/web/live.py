@@ -59,6 +59,8 @@ class Live:
         self._states = states
         self._viewers: set[_Viewer] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._newest: dict[str, ResultOut] = {}
+        """By station."""
         self._told: dict[str, bytes] = {}
         """By station, the event of its state."""
         self._ticking: asyncio.Task[None] | None = None
@@ -73,6 +75,7 @@ class Live:
     def committed(self, results: Sequence[ResultOut]) -> None:
         """The ledger has these results. Returns at once."""
         shown = self._previews.committed(results)
+        self._newest.update({result.station: result for result in results})
         loop = self._loop
         if loop is None or not any(viewer.looks for viewer in list(self._viewers)):
             return
@@ -143,6 +146,9 @@ class Live:
                 self._ticking = self._loop.create_task(self._tick())
             yield b"retry: 1000\n\n"
             viewer.waiting.append(ALIVE)
+            if looks:  # what came after the page was made and before this: an idle line may have no other for long
+                newest = list(self._newest.values())
+                viewer.waiting.extend(_event("result", {**result_row(own), "picture": False}) for own in newest)
             viewer.turn.set()
             while await viewer.turn.wait() and not (self._closed or viewer.ended):
                 viewer.turn.clear()

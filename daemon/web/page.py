@@ -1,6 +1,7 @@
 """The operator page: server-rendered, with small scripts; what it shows and does, MQTT, metrics and commands do without it."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -64,6 +65,9 @@ class Page:
         self._drawing = drawing = Drawing()
         self._newest: dict[str, tuple[float, bytes | None]] = {}
         """By station, the newest frame made small, and when that was."""
+        self._reading = threading.Lock()
+        self._read: dict[str, tuple[int | None, list[Document]]] = {}
+        """By station, its newest results, and the sequence of the newest."""
         self.previews = Previews()
         self.live = Live(self.previews, self._states)
         self.rejects = Rejects(self._html, commands, lambda: list(self._states()))
@@ -104,14 +108,19 @@ class Page:
         return self._html.page(request, "wall.html", stations=stations, trend=TREND)
 
     def _rows(self, station: str) -> list[Document]:
-        """A station's newest results, oldest first."""
-        with closing(self._ledger.reader()) as reader:
-            rows = reader.execute(
-                "SELECT station, sequence, result_id, recipe, verdict, reason, score, threshold, created_ns FROM results"
-                " WHERE station = ? ORDER BY sequence DESC LIMIT ?",
-                (station, TREND),
-            ).fetchall()
-        return [row(*(*told[:-1], datetime.fromtimestamp(told[-1] / 1e9, UTC))) for told in reversed(rows)]
+        """A station's newest results, oldest first; read once for all who ask, as all do where a daemon comes back."""
+        with self._reading, closing(self._ledger.reader()) as reader:
+            [newest] = reader.execute("SELECT max(sequence) FROM results WHERE station = ?", (station,)).fetchone()
+            of, rows = self._read.get(station, (None, []))
+            if of != newest:
+                told = reader.execute(
+                    "SELECT station, sequence, result_id, recipe, verdict, reason, score, threshold, created_ns FROM results"
+                    " WHERE station = ? ORDER BY sequence DESC LIMIT ?",
+                    (station, TREND),
+                ).fetchall()
+                rows = [row(*(*own[:-1], datetime.fromtimestamp(own[-1] / 1e9, UTC))) for own in reversed(told)]
+                self._read[station] = newest, rows
+            return rows
 
     async def _live(self, request: Request) -> Response:
         if self.live.full:

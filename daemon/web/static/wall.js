@@ -51,6 +51,7 @@ function showResult(row) {
   const own = tiles.get(row.station);
   if (own === undefined) return;
   const { tile, rows } = own;
+  if (rows.some((there) => there.result_id === row.result_id)) return; // the stream begins with what the page may have
   rows.push(row);
   if (rows.length > most) rows.shift();
   tile.dataset.verdict = row.verdict;
