@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from connectors.contract import ResultOut
+from daemon.web.moments import plant_and_utc
 from daemon.web.previews import Previews
 
 MOST_VIEWERS = 50
@@ -194,7 +195,8 @@ def row(
     threshold: float | None,
     created_at: datetime,
 ) -> Document:
-    """The same of its columns. `at`: in the plant's zone, which is that of this machine; `utc`: for who compares logs."""
+    """The same of its columns. `at`: the time of day, see `plant_and_utc`."""
+    at, utc = plant_and_utc(created_at)
     return {
         "station": station,
         "sequence": sequence,
@@ -204,6 +206,6 @@ def row(
         "reason": reason,
         "score": score,
         "threshold": threshold,
-        "at": f"{created_at.astimezone():%H:%M:%S}",
-        "utc": f"{created_at:%Y-%m-%d %H:%M:%S} UTC",
+        "at": at.partition(" ")[2],
+        "utc": utc,
     }

@@ -11,6 +11,7 @@ from config.errors import CommandError
 from daemon.commands import Commands
 from daemon.web.access import Endpoint
 from daemon.web.html import Html
+from daemon.web.moments import plant_and_utc
 
 SHOWN = 60
 """Archived results on one page."""
@@ -45,8 +46,7 @@ class Rejects:
         older = f"/rejects?{urlencode({**kept, 'before': results[-1]['result_id']})}" if len(results) == SHOWN else None
         exported = f"/api/results/export?{urlencode(asked)}"
         for own in results:
-            moment = datetime.fromisoformat(own["created_at"])
-            own["at"], own["utc"] = f"{moment.astimezone():%Y-%m-%d %H:%M:%S}", f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+            own["at"], own["utc"] = plant_and_utc(datetime.fromisoformat(own["created_at"]))
         return self._html.page(
             request,
             "rejects.html",

@@ -12,6 +12,7 @@ from daemon.overview import Fact, Told
 from daemon.web.access import Access, Endpoint
 from daemon.web.examiner import Examiner
 from daemon.web.html import Html
+from daemon.web.moments import plant_and_utc
 
 _RANK = {"fail": 0, "warn": 1, "skipped": 3}
 _UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
@@ -90,7 +91,8 @@ def shown(name: str, value: Fact) -> Shown:
     if isinstance(value, bool):
         return Shown(name, "yes" if value else "no", word=True)
     if isinstance(value, datetime):
-        return Shown(name, f"{value.astimezone():%Y-%m-%d %H:%M:%S}", utc=f"{value:%Y-%m-%d %H:%M:%S} UTC")
+        at, utc = plant_and_utc(value)
+        return Shown(name, at, utc=utc)
     if isinstance(value, int | float):
         if name.endswith("_bytes"):
             return Shown(name, size(value))

@@ -21,6 +21,7 @@ from daemon.web.access import Endpoint
 from daemon.web.drawing import Drawing
 from daemon.web.html import Html
 from daemon.web.live import Document
+from daemon.web.moments import plant_and_utc
 from daemon.web.pictures import thumbnail
 from daemon.web.previews import SIDE
 
@@ -114,8 +115,7 @@ class TeachPage:
         except CommandError as error:
             return _refused(error)
         for bank in banks:
-            moment = datetime.fromisoformat(bank["built_at"])
-            bank["at"], bank["utc"] = f"{moment.astimezone():%Y-%m-%d %H:%M:%S}", f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+            bank["at"], bank["utc"] = plant_and_utc(datetime.fromisoformat(bank["built_at"]))
         # Worst first; those that no bank has seen yet before all.
         shots.sort(key=lambda shot: (shot["score"] is not None, -(shot["score"] or 0.0)))
         return self._html.page(
